@@ -1,0 +1,301 @@
+//! Access to memory that other processes may write at any moment.
+//!
+//! The two laws of such memory: never a Rust reference into it (`&T` and `&[u8]` promise that nobody else writes), and
+//! every word is read once into a local, checked, then used. So all access goes through [`View`] and [`Region`]: atomic
+//! loads and stores of aligned 64-bit words at bounds-checked offsets, and copies of payload bytes through raw
+//! pointers. A [`View`] can only load, because a read-modify-write faults on a page that is mapped read-only.
+
+use alloc::sync::Arc;
+use core::any::Any;
+use core::ops::Deref;
+
+use crate::atomic::Ordering;
+
+#[cfg(not(loom))]
+mod words {
+    use super::{Any, Arc};
+    use core::ptr::NonNull;
+    use core::sync::atomic::AtomicU64;
+
+    /// A mapping, kept alive by whoever owns it.
+    #[derive(Clone)]
+    pub struct Words {
+        base: NonNull<u8>,
+        len: u64,
+        _owner: Arc<dyn Any + Send + Sync>,
+    }
+
+    // SAFETY: the pointer is only used for atomic access and raw copies, and the owner that keeps it mapped is Send.
+    unsafe impl Send for Words {}
+    // SAFETY: as above; atomics may be used from several threads at once.
+    unsafe impl Sync for Words {}
+
+    impl Words {
+        /// # Safety
+        /// `base..base + len` stays mapped while `owner` lives, is aligned to 8 and readable.
+        pub unsafe fn new(base: NonNull<u8>, len: u64, owner: Arc<dyn Any + Send + Sync>) -> Self {
+            assert!(base.addr().get().is_multiple_of(8));
+            Words {
+                base,
+                len,
+                _owner: owner,
+            }
+        }
+
+        pub fn len(&self) -> u64 {
+            self.len
+        }
+
+        #[inline(always)]
+        pub fn word(&self, offset: u64) -> &AtomicU64 {
+            assert!(
+                offset.is_multiple_of(8) && offset < self.len && self.len - offset >= 8,
+                "offset out of bounds"
+            );
+            // SAFETY: the assertion keeps the word inside the mapping and aligned (I-MAP: mapped while the owner lives).
+            // An atomic may be written by others at any time.
+            unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(offset as usize).cast()) }
+        }
+
+        #[inline(always)]
+        fn bytes(&self, offset: u64, len: usize) -> *mut u8 {
+            assert!(
+                offset <= self.len && self.len - offset >= len as u64,
+                "bytes out of bounds"
+            );
+            // SAFETY: in bounds by the assertion (I-MAP).
+            unsafe { self.base.as_ptr().add(offset as usize) }
+        }
+
+        #[inline(always)]
+        pub fn copy_out(&self, offset: u64, target: &mut [u8]) {
+            let from = self.bytes(offset, target.len());
+            // SAFETY: in bounds; the target is ours and cannot overlap a mapping that no reference points into. The
+            // bytes may change meanwhile: the caller validates afterwards (I-LEASE) or holds the gate (I-GATE).
+            unsafe { core::ptr::copy_nonoverlapping(from.cast_const(), target.as_mut_ptr(), target.len()) }
+        }
+
+        #[inline(always)]
+        pub fn copy_in(&self, offset: u64, source: &[u8]) {
+            let to = self.bytes(offset, source.len());
+            // SAFETY: in bounds; `copy` because a caller may publish bytes that it received in place.
+            unsafe { core::ptr::copy(source.as_ptr(), to, source.len()) }
+        }
+
+        pub fn pointer(&self, offset: u64, len: usize) -> NonNull<u8> {
+            NonNull::new(self.bytes(offset, len)).expect("a mapping is never at address 0")
+        }
+    }
+}
+
+#[cfg(loom)]
+mod words {
+    use super::Arc;
+    use loom::sync::atomic::{AtomicU64, Ordering};
+    use std::collections::BTreeMap;
+    use std::vec::Vec;
+
+    /// Under the model checker memory is a sparse set of words: only those listed at creation exist.
+    #[derive(Clone)]
+    pub struct Words {
+        words: Arc<BTreeMap<u64, AtomicU64>>,
+        len: u64,
+    }
+
+    impl Words {
+        pub fn sparse(len: u64, used: impl IntoIterator<Item = (u64, u64)>) -> Self {
+            let words = used
+                .into_iter()
+                .map(|(offset, value)| (offset, AtomicU64::new(value)))
+                .collect();
+            Words {
+                words: Arc::new(words),
+                len,
+            }
+        }
+
+        pub fn len(&self) -> u64 {
+            self.len
+        }
+
+        pub fn word(&self, offset: u64) -> &AtomicU64 {
+            self.words
+                .get(&offset)
+                .unwrap_or_else(|| panic!("word {offset} is not part of this model"))
+        }
+
+        pub fn copy_out(&self, offset: u64, target: &mut [u8]) {
+            for (i, chunk) in target.chunks_mut(8).enumerate() {
+                let word = self.word(offset + 8 * i as u64).load(Ordering::Relaxed);
+                chunk.copy_from_slice(&word.to_le_bytes()[..chunk.len()]);
+            }
+        }
+
+        pub fn copy_in(&self, offset: u64, source: &[u8]) {
+            for (i, chunk) in source.chunks(8).enumerate() {
+                let mut word: Vec<u8> = chunk.to_vec();
+                word.resize(8, 0);
+                let word = u64::from_le_bytes(word.try_into().expect("eight bytes"));
+                self.word(offset + 8 * i as u64).store(word, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Foreign memory: loads only.
+#[derive(Clone)]
+pub struct View {
+    words: words::Words,
+}
+
+impl View {
+    /// A view of `len` bytes at `base`.
+    ///
+    /// # Safety
+    /// The bytes are mapped readable, 8-byte aligned, and stay so while `owner` lives; they never shrink under the
+    /// mapping (sealed memory).
+    #[cfg(not(loom))]
+    pub unsafe fn new(base: core::ptr::NonNull<u8>, len: u64, owner: Arc<dyn Any + Send + Sync>) -> Self {
+        // SAFETY: the caller's promise is the callee's.
+        View {
+            words: unsafe { words::Words::new(base, len, owner) },
+        }
+    }
+
+    /// Bytes in view.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> u64 {
+        self.words.len()
+    }
+
+    /// Loads the word at `offset` (a multiple of 8 inside the view; anything else panics).
+    #[inline(always)]
+    pub fn load(&self, offset: u64, order: Ordering) -> u64 {
+        self.words.word(offset).load(order)
+    }
+
+    /// Copies bytes out. They may be torn: validate afterwards or hold the gate.
+    #[inline(always)]
+    pub fn copy_out(&self, offset: u64, target: &mut [u8]) {
+        self.words.copy_out(offset, target);
+    }
+
+    /// The address of `len` bytes at `offset`, for a futex call or a JavaScript view; never to be made a reference.
+    #[cfg(not(loom))]
+    pub fn pointer(&self, offset: u64, len: usize) -> core::ptr::NonNull<u8> {
+        self.words.pointer(offset, len)
+    }
+}
+
+/// Memory that this attachment may write: its own, or the sequencer's.
+#[derive(Clone)]
+pub struct Region(View);
+
+impl Deref for Region {
+    type Target = View;
+    fn deref(&self) -> &View {
+        &self.0
+    }
+}
+
+impl Region {
+    /// A region of `len` bytes at `base`.
+    ///
+    /// # Safety
+    /// As for [`View::new`], and the bytes are mapped writable.
+    #[cfg(not(loom))]
+    pub unsafe fn new(base: core::ptr::NonNull<u8>, len: u64, owner: Arc<dyn Any + Send + Sync>) -> Self {
+        // SAFETY: the caller's promise is the callee's.
+        Region(unsafe { View::new(base, len, owner) })
+    }
+
+    /// A region for the model checker: only the listed `(offset, value)` words exist.
+    #[cfg(loom)]
+    pub fn sparse(len: u64, used: impl IntoIterator<Item = (u64, u64)>) -> Self {
+        Region(View {
+            words: words::Words::sparse(len, used),
+        })
+    }
+
+    /// Zeroed memory of this process, for tests and models of the algorithms.
+    #[cfg(not(loom))]
+    pub fn zeroed(len: u64) -> Self {
+        use core::sync::atomic::AtomicU64;
+        let words: Arc<[AtomicU64]> = (0..len.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
+        let base = core::ptr::NonNull::from(&*words).cast::<u8>();
+        let owner: Arc<dyn Any + Send + Sync> = Arc::new(words);
+        // SAFETY: the owner keeps the words alive; `AtomicU64` is 8-byte aligned and may be written through a shared
+        // pointer.
+        unsafe { Region::new(base, len, owner) }
+    }
+
+    /// The same memory with the right to write given up.
+    pub fn view(&self) -> View {
+        self.0.clone()
+    }
+
+    /// Stores a word.
+    #[inline(always)]
+    pub fn store(&self, offset: u64, value: u64, order: Ordering) {
+        self.words.word(offset).store(value, order);
+    }
+
+    /// Swaps `new` in if the word is `current`; otherwise gives what it is.
+    #[inline(always)]
+    pub fn compare_exchange(
+        &self,
+        offset: u64,
+        current: u64,
+        new: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64> {
+        self.words
+            .word(offset)
+            .compare_exchange(current, new, success, failure)
+    }
+
+    /// Sets bits, gives the word as it was.
+    #[inline(always)]
+    pub fn fetch_or(&self, offset: u64, bits: u64, order: Ordering) -> u64 {
+        self.words.word(offset).fetch_or(bits, order)
+    }
+
+    /// Keeps only `bits`, gives the word as it was.
+    #[inline(always)]
+    pub fn fetch_and(&self, offset: u64, bits: u64, order: Ordering) -> u64 {
+        self.words.word(offset).fetch_and(bits, order)
+    }
+
+    /// Adds, wrapping; gives the word as it was.
+    #[inline(always)]
+    pub fn fetch_add(&self, offset: u64, value: u64, order: Ordering) -> u64 {
+        self.words.word(offset).fetch_add(value, order)
+    }
+
+    /// Raises the word to `value` if it is smaller (signed distance, so that it also works across a wrap).
+    #[inline]
+    pub fn raise(&self, offset: u64, value: u64, success: Ordering) {
+        let word = self.words.word(offset);
+        let mut current = word.load(Ordering::Relaxed);
+        while (value.wrapping_sub(current) as i64) > 0 {
+            match word.compare_exchange(current, value, success, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(newer) => current = newer,
+            }
+        }
+    }
+
+    /// Adds to a counter that only this thread writes.
+    #[inline(always)]
+    pub fn count(&self, offset: u64, more: u64) {
+        let word = self.words.word(offset);
+        word.store(word.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+    }
+
+    /// Copies bytes in.
+    #[inline(always)]
+    pub fn copy_in(&self, offset: u64, source: &[u8]) {
+        self.words.copy_in(offset, source);
+    }
+}
