@@ -62,5 +62,14 @@ mod control;
 mod forks;
 #[cfg(test)]
 mod scratch;
+mod words;
 
+pub use channel::{Channel, Listener, Name, Received, Sent};
 pub use error::{OsError, Result};
+pub use eventfd::EventFd;
+pub use futex::Word;
+pub use lock::LockFile;
+pub use mapping::{Access, Mapping};
+pub use memfd::Sealing;
+pub use poller::{Event, Interest, Poller};
+pub use runtime::RuntimeDir;

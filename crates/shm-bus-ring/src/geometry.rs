@@ -206,7 +206,7 @@ const _: () = {
     assert!(MAX_ATTACHMENTS == 1 << 10);
 };
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

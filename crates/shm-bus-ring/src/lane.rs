@@ -529,7 +529,7 @@ impl Lane {
             sequencer.raise_hint(stamp + 1);
         }
         // Four times a lap everyone is woken, so that those asleep for a rare group do not hold the gate.
-        let quarter = stamp & (sequencer.slot_count() / 4 - 1) == 0;
+        let quarter = stamp & (sequencer.slot_count() / 4).saturating_sub(1) == 0;
         let whom = if quarter { Bucket::MIXED } else { bucket };
         Published {
             stamp: Stamp(stamp),

@@ -172,19 +172,22 @@ impl Reader {
         self.position - start
     }
 
-    /// The next frame that may concern this reader. Call [`Reader::skip`] first.
+    /// The next frame that may concern this reader. Moves over those that cannot, however many: [`Reader::skip`] does so
+    /// in bounded steps.
     #[inline]
     pub fn next(&mut self, sequencer: &Sequencer, senders: &mut impl Senders) -> Step {
         let (word, index) = match self.batch {
             Some((word, index, _)) => (word, index),
-            None => {
+            None => loop {
                 let word = sequencer.slot(self.position);
                 match word.laps_ahead(self.position, sequencer.log2_slots()) {
-                    0 => (word, 0),
+                    // Its sender holds no frame for readers whose set has not its bucket: never touch it.
+                    0 if !self.buckets.contains(word.bucket()) => self.position += 1,
+                    0 => break (word, 0),
                     laps if laps < 0 => return Step::Empty,
                     _ => return Step::Overrun,
                 }
-            }
+            },
         };
         let stamp = Stamp(self.position);
         match check(stamp, word, index, senders) {

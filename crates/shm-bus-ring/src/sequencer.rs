@@ -31,6 +31,10 @@ pub struct Found {
     pub(crate) word: SlotWord,
 }
 
+/// How often the tail is looked for before the order is given up. A walk may be stopped for as long as others need to
+/// publish a lap.
+const WALKS: u32 = 4;
+
 /// Why a sequencer memory cannot be used, or no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -163,8 +167,9 @@ impl Sequencer {
     }
 
     /// Finds the first free slot, starting from the tail hint: a slot that holds the previous lap's word while the
-    /// slot before it was seen filled. A hint that lags costs steps, one that is ahead makes the walk step back, and
-    /// after one lap of steps the order is given up as [`Spoiled::NoTail`].
+    /// slot before it was seen filled. A hint that lags costs steps, one that is ahead makes the walk step back. A walk
+    /// gives up after one lap of steps; because others may have overtaken it meanwhile it is begun again at the hint,
+    /// up to [`WALKS`] in all, before the order is given up as [`Spoiled::NoTail`].
     pub fn find(&self) -> Result<Found, Spoiled> {
         self.find_from(self.region.load(at::HINT, Ordering::Acquire))
     }
@@ -172,10 +177,26 @@ impl Sequencer {
     /// [`Sequencer::find`] from a stamp of the caller's choice.
     #[inline]
     pub fn find_from(&self, hint: u64) -> Result<Found, Spoiled> {
+        let mut walk = self.walk(hint);
+        for _ in 1..WALKS {
+            if walk.is_ok() {
+                break;
+            }
+            walk = self.walk(self.region.load(at::HINT, Ordering::Acquire));
+        }
+        walk
+    }
+
+    #[inline]
+    fn walk(&self, hint: u64) -> Result<Found, Spoiled> {
         let mut stamp = hint.max(1);
         let mut seen_before = false;
         let mut steps = 0;
         loop {
+            // Stamp 0, or one that no bus lives to see: arithmetic on it could overflow.
+            if stamp.wrapping_sub(1) >= 1 << 62 {
+                return Err(Spoiled::NoTail { at: stamp });
+            }
             let word = self.slot(stamp);
             match word.laps_ahead(stamp, self.log2_slots) {
                 -1 if seen_before || self.slot(stamp - 1).laps_ahead(stamp - 1, self.log2_slots) >= 0 => {
@@ -197,7 +218,7 @@ impl Sequencer {
                 }
             }
             steps += 1;
-            if steps > self.slot_count() + 2 || stamp == 0 {
+            if steps > self.slot_count() + 2 {
                 return Err(Spoiled::NoTail { at: stamp });
             }
         }
@@ -421,10 +442,10 @@ mod tests {
         assert_eq!(Sequencer::open(region.clone()).err(), Some(Spoiled::Magic(0)));
         Sequencer::create(region.clone(), 6, 1).unwrap();
         assert_eq!(Sequencer::open(region.clone()).unwrap().bus_id(), 1);
-        region.store(at::SLOT_COUNT, 1 << 7, Ordering::Relaxed);
+        region.store(at::SLOT_COUNT, 1 << 12, Ordering::Relaxed);
         assert_eq!(
             Sequencer::open(region.clone()).err(),
-            Some(Spoiled::SlotCount(128))
+            Some(Spoiled::SlotCount(4096))
         );
         region.store(at::VERSION, 2, Ordering::Relaxed);
         assert_eq!(Sequencer::open(region).err(), Some(Spoiled::Version(2)));

@@ -1,0 +1,213 @@
+//! A bus small enough to try every interleaving: a ring of two or four slots and one or two headers a sender.
+#![allow(dead_code)]
+
+use shm_bus_ring::layout::{header, payload, sequencer};
+use shm_bus_ring::{
+    Address, AttachState, AttachmentId, Bucket, BucketSet, Geometry, Kind, Lane, LaneKind, MemberWord,
+    Message, Ordering, Owner, Peers, Policy, PublishError, Published, ReaderState, Region, Sender, Senders,
+    Sequencer, SlotWord, View,
+};
+
+pub const GENERATION: u32 = 1;
+
+#[derive(Clone)]
+pub struct Pages(pub Vec<(View, Geometry)>);
+
+impl Peers for Pages {
+    fn page(&mut self, id: AttachmentId, _generation: u32) -> Option<View> {
+        self.0.get(id.index()).map(|(view, _)| view.clone())
+    }
+}
+
+impl Senders for Pages {
+    fn sender(&mut self, id: AttachmentId) -> Option<Sender<'_>> {
+        self.0.get(id.index()).map(|(view, geometry)| Sender {
+            view,
+            geometry: *geometry,
+        })
+    }
+}
+
+#[derive(Clone)]
+pub struct Bus {
+    pub sequencer: Sequencer,
+    pub own: Vec<Region>,
+    pub pages: Pages,
+    pub geometry: Geometry,
+}
+
+pub fn group() -> Address {
+    Address::group(1)
+}
+
+pub fn bucket() -> Bucket {
+    Bucket::of(group())
+}
+
+pub fn set() -> BucketSet {
+    let mut set = BucketSet::control();
+    set.insert(bucket());
+    set
+}
+
+pub fn live(reader: ReaderState) -> MemberWord {
+    MemberWord::new(GENERATION, AttachState::Live, reader, Policy::Block, 0)
+}
+
+pub fn owner(id: u16) -> Owner {
+    Owner {
+        id: AttachmentId(id),
+        generation: GENERATION,
+    }
+}
+
+pub fn slot_offset(sequencer: &Sequencer, stamp: u64) -> u64 {
+    sequencer::SLOTS + 8 * (stamp % sequencer.slot_count())
+}
+
+impl Bus {
+    /// `readers[id]` is the reader state and the floor of attachment `id`; its cursor is its floor.
+    pub fn new(log2_slots: u32, headers: u64, readers: &[(ReaderState, u64)]) -> Bus {
+        let mut words = vec![
+            (sequencer::HINT, 1),
+            (sequencer::TERM, 0),
+            (sequencer::HIGH, readers.len() as u64),
+            (sequencer::SPACE, 0),
+            (sequencer::SPACE_WAITERS, 0),
+            (sequencer::POLLERS, 0),
+        ];
+        for row in [0, u64::from(bucket().0), 255] {
+            words.push((sequencer::SLEEPERS + row * sequencer::SLEEPER_ROW, 0));
+        }
+        for (id, (state, floor)) in readers.iter().enumerate() {
+            let entry = sequencer::MEMBERS + id as u64 * sequencer::MEMBER_BYTES;
+            words.push((entry + sequencer::MEMBER_WORD, live(*state).0));
+            words.push((entry + sequencer::MEMBER_FLOOR, *floor));
+            words.push((entry + sequencer::MEMBER_DEADLINE, 0));
+            words.push((entry + sequencer::MEMBER_MAX_LAG, 0));
+            words.push((entry + sequencer::MEMBER_ADDRESS, 0));
+        }
+        let genesis = SlotWord::new(0, log2_slots, AttachmentId(0), 0, Bucket::CONTROL);
+        for slot in 0..1u64 << log2_slots {
+            let word = if slot == 0 { genesis.0 } else { 0 };
+            words.push((sequencer::SLOTS + 8 * slot, word));
+        }
+        let geometry = Geometry::tiny(headers, 64);
+        let own: Vec<Region> = readers
+            .iter()
+            .map(|(_, floor)| Region::sparse(1 << 30, payload_words(&geometry, *floor)))
+            .collect();
+        Bus {
+            sequencer: Sequencer::model(Region::sparse(1 << 30, words), log2_slots),
+            pages: Pages(own.iter().map(|own| (own.view(), geometry)).collect()),
+            own,
+            geometry,
+        }
+    }
+
+    pub fn lane(&self, id: u16, kind: LaneKind) -> Lane {
+        Lane::new(self.own[usize::from(id)].clone(), self.geometry, kind)
+    }
+
+    pub fn set_reader_state(&self, id: u16, state: ReaderState) {
+        let members = self.sequencer.members();
+        let word = members.word(AttachmentId(id));
+        members
+            .exchange(AttachmentId(id), word, word.with_reader(state))
+            .unwrap();
+    }
+
+    pub fn store_cursor(&self, id: u16, cursor: u64) {
+        self.own[usize::from(id)].store(payload::CURSOR, cursor, Ordering::Release);
+    }
+
+    /// Publishes eight bytes to the group, or a control record without any.
+    pub fn publish(
+        &self,
+        lane: &mut Lane,
+        id: u16,
+        kind: Kind,
+        body: u64,
+    ) -> Result<Published, PublishError<()>> {
+        self.publish_if(lane, id, kind, body, |_| Ok(()))
+    }
+
+    pub fn publish_if(
+        &self,
+        lane: &mut Lane,
+        id: u16,
+        kind: Kind,
+        body: u64,
+        exact: impl FnMut(u64) -> Result<(), ()>,
+    ) -> Result<Published, PublishError<()>> {
+        let mut peers = self.pages.clone();
+        let length = if kind == Kind::Control { 0 } else { 8 };
+        let loan = lane.loan(&self.sequencer, &mut peers, length)?;
+        if length > 0 {
+            lane.write(&loan, 0, &body.to_le_bytes());
+        }
+        let message = Message {
+            destinations: &[group()],
+            topic: body,
+            descriptors: 0,
+            time: 0,
+        };
+        let frames = [(loan, kind, message, length)];
+        let result = lane.publish(&self.sequencer, &mut peers, owner(id), &frames, exact);
+        if result.is_err() {
+            let [(loan, ..)] = frames;
+            lane.abandon(loan);
+        }
+        result
+    }
+
+    /// What a rule-breaking publisher of these tests does last: swap a word into the slot of `stamp`.
+    pub fn swap(&self, id: u16, stamp: u64, old: SlotWord, order: Ordering) -> bool {
+        let word = SlotWord::new(stamp, self.sequencer.log2_slots(), AttachmentId(id), 0, bucket());
+        let offset = slot_offset(&self.sequencer, stamp);
+        self.sequencer
+            .region()
+            .compare_exchange(offset, old.0, word.0, order, Ordering::Relaxed)
+            .is_ok()
+    }
+}
+
+fn payload_words(geometry: &Geometry, cursor: u64) -> Vec<(u64, u64)> {
+    let mut words = vec![
+        (payload::CURSOR, cursor),
+        (payload::RECLAIMED, 0),
+        (payload::RECLAIMED_CONTROL, 0),
+        (payload::PUBLISHED, 0),
+        (payload::PUBLISHED_BYTES, 0),
+    ];
+    for (i, word) in set().0.into_iter().enumerate() {
+        words.push((payload::BUCKETS + 8 * i as u64, word));
+    }
+    // Of the control lane two entries are enough.
+    for index in 0..geometry.header_count() + 2 {
+        let entry = payload::HEADERS + index * payload::ENTRY_BYTES;
+        for word in 0..(header::BYTES + 8) / 8 {
+            words.push((entry + 8 * word, 0));
+        }
+    }
+    words
+}
+
+/// A model with at most `preemptions` forced switches in a schedule; `None` tries every one.
+pub fn model(preemptions: Option<usize>, body: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = preemptions;
+    builder.max_branches = 100_000;
+    let count = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counter = count.clone();
+    let start = std::time::Instant::now();
+    builder.check(move || {
+        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        body();
+    });
+    let schedules = count.load(std::sync::atomic::Ordering::Relaxed);
+    std::println!(
+        "{schedules} schedules, bound {preemptions:?}, {:?}",
+        start.elapsed()
+    );
+}

@@ -1,0 +1,122 @@
+//! Payload memories: this attachment's own, and those of the others.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use shm_bus_os::{Access, EventFd, Mapping, OsError, Sealing, memfd, memory};
+use shm_bus_ring::{Geometry, Region, View};
+
+use crate::error::{BusError, Result};
+use crate::record::MemberId;
+
+/// This attachment's own payload memory, mapped for writing.
+pub(crate) struct OwnMemory {
+    pub fd: OwnedFd,
+    pub mapping: Arc<Mapping>,
+    pub region: Region,
+    pub geometry: Geometry,
+    pub eventfd: EventFd,
+}
+
+impl OwnMemory {
+    /// Makes, takes, maps and seals it, in this order: after sealing nobody maps it for writing again.
+    pub fn create(geometry: Geometry) -> Result<Self> {
+        let bytes = geometry.memfd_bytes();
+        memory::check(bytes).map_err(|error| match error {
+            OsError::TooLittleMemory { .. } => BusError::InvalidOption {
+                option: "ringBytes",
+                why: error.to_string(),
+            },
+            other => other.into(),
+        })?;
+        let fd = memfd::create("shm-bus-payload", bytes)?;
+        memfd::allocate(fd.as_fd(), bytes)?;
+        let mapping = Arc::new(Mapping::mirrored(
+            fd.as_fd(),
+            geometry.head_bytes() as usize,
+            geometry.ring_bytes() as usize,
+            Access::ReadWrite,
+        )?);
+        let region = mapping.region()?;
+        geometry.store(&region);
+        memfd::seal(fd.as_fd(), Sealing::Owned)?;
+        Ok(OwnMemory {
+            fd,
+            mapping,
+            region,
+            geometry,
+            eventfd: EventFd::new()?,
+        })
+    }
+}
+
+/// Another attachment's payload memory (or this one's, as the others see it), mapped for reading.
+pub struct PeerMemory {
+    member: MemberId,
+    fd: OwnedFd,
+    eventfd: EventFd,
+    mapping: Arc<Mapping>,
+    view: View,
+    geometry: Geometry,
+}
+
+impl PeerMemory {
+    /// Verifies seals, file system, size and description of a received memfd before anything in it is used.
+    pub(crate) fn open(member: MemberId, fd: OwnedFd, eventfd: OwnedFd) -> Result<Self> {
+        let bytes = memfd::verify(fd.as_fd(), Sealing::Owned, Geometry::MAX_RING_BYTES * 2)?;
+        let page = Arc::new(Mapping::shared(
+            fd.as_fd(),
+            shm_bus_ring::layout::PAGE as usize,
+            Access::ReadOnly,
+        )?);
+        let geometry = Geometry::load(&page.view(), bytes)?;
+        let mapping = Arc::new(Self::map(fd.as_fd(), geometry)?);
+        let view = mapping.view();
+        Ok(PeerMemory {
+            member,
+            fd,
+            eventfd: EventFd::from_fd(eventfd)?,
+            mapping,
+            view,
+            geometry,
+        })
+    }
+
+    fn map(fd: BorrowedFd<'_>, geometry: Geometry) -> Result<Mapping> {
+        let (head, ring) = (geometry.head_bytes() as usize, geometry.ring_bytes() as usize);
+        Ok(Mapping::mirrored(fd, head, ring, Access::ReadOnly)?)
+    }
+
+    /// A second map of the same bytes, for views that are handed out to a program that may misuse them.
+    pub fn map_again(&self) -> Result<Mapping> {
+        Self::map(self.fd.as_fd(), self.geometry)
+    }
+
+    /// Whose it is.
+    pub fn member(&self) -> MemberId {
+        self.member
+    }
+
+    /// Its bytes.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// How it is divided.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    pub(crate) fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.fd.as_fd(), self.eventfd.as_fd()]
+    }
+
+    pub(crate) fn eventfd(&self) -> &EventFd {
+        &self.eventfd
+    }
+
+    /// Bytes of address space that its map takes.
+    pub fn mapped_bytes(&self) -> usize {
+        self.mapping.len()
+    }
+}

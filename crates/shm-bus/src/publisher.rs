@@ -1,0 +1,476 @@
+//! Publishing: the data lane of an attachment, with the checks that make a send exact.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shm_bus_os::clock;
+use shm_bus_ring::{Address, Bucket, Full, Kind, Lane, LaneKind, Loan, Message, PublishError, Stamp};
+
+use crate::error::{BusError, Result};
+use crate::overload::Stall;
+use crate::replica::Replica;
+use crate::shared::{MappedPeers, Shared, Waker};
+
+/// The most destinations of one transaction.
+pub const MAX_DESTINATIONS: usize = 256;
+/// The most messages of one batch.
+pub const MAX_BATCH: usize = 1024;
+
+/// What goes with a message besides its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Envelope {
+    /// A word of the sender's own.
+    pub topic: u64,
+}
+
+/// The publishing end of an attachment. There is one, and it is used by one thread at a time.
+pub struct Publisher {
+    shared: Arc<Shared>,
+    lane: Lane,
+    replica: Replica,
+    waker: Waker,
+    stall: Stall,
+    /// Destinations that the replica has vouched for since it last changed.
+    checked: Vec<Address>,
+    batch: Option<Vec<Prepared>>,
+    /// Bytes that the last refused publish wanted: what [`Publisher::wait_writable`] waits for.
+    wanted: u64,
+}
+
+/// A message written and not yet published.
+struct Prepared {
+    loan: Loan,
+    destinations: Vec<Address>,
+    envelope: Envelope,
+    length: u64,
+}
+
+/// Space in the publisher's own ring, to be filled in place.
+pub struct BusLoan {
+    loan: Loan,
+    destinations: Vec<Address>,
+    /// Bytes in front of the payload: the destinations of a transaction.
+    prefix: u64,
+}
+
+impl BusLoan {
+    /// Offset of the payload in the attachment's own mapping.
+    pub fn offset(&self) -> u64 {
+        self.loan.offset() + self.prefix
+    }
+
+    /// Bytes of payload it can hold.
+    pub fn capacity(&self) -> u64 {
+        self.loan.capacity() - self.prefix
+    }
+}
+
+impl Publisher {
+    pub(crate) fn new(shared: Arc<Shared>) -> Result<Self> {
+        let lane = Lane::new(shared.own.region.clone(), shared.own.geometry, LaneKind::Data);
+        let replica = Replica::new(&shared)?;
+        Ok(Publisher {
+            lane,
+            replica,
+            waker: Waker::default(),
+            stall: Stall::default(),
+            checked: Vec::new(),
+            batch: None,
+            wanted: 0,
+            shared,
+        })
+    }
+
+    /// The address of the group `name`.
+    pub fn resolve(&mut self, name: &str) -> Result<Address> {
+        self.open()?;
+        if !self.replica.is_current(&self.shared.sequencer) {
+            let tail = self.shared.sequencer.find()?.stamp;
+            self.replica.catch_up(&self.shared, tail)?;
+        }
+        self.replica
+            .directory()
+            .group_named(name)
+            .ok_or_else(|| BusError::UnknownGroup {
+                name: name.to_owned(),
+            })
+    }
+
+    fn open(&self) -> Result<()> {
+        if self.shared.is_closed() {
+            Err(BusError::Closed)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Publishes `bytes` to one address, or to several as one event with one stamp. In a batch the message is only
+    /// written; its stamp is the batch's.
+    ///
+    /// # Errors
+    /// Nothing is published in any of these cases: [`BusError::WouldBlock`], [`BusError::TooBig`],
+    /// [`BusError::UnknownAddress`], [`BusError::Unreachable`], [`BusError::DuplicateDestination`],
+    /// [`BusError::Closed`], [`BusError::Spoiled`].
+    pub fn publish(&mut self, destinations: &[Address], bytes: &[u8], envelope: Envelope) -> Result<Stamp> {
+        let loan = self.reserve(destinations, bytes.len() as u64)?;
+        self.lane.write(&loan, prefix_of(destinations), bytes);
+        self.send(loan, destinations, bytes.len() as u64, envelope)
+    }
+
+    /// Reserves space for a message of up to `length` bytes.
+    ///
+    /// # Errors
+    /// As for [`Publisher::publish`].
+    pub fn loan(&mut self, destinations: &[Address], length: u64) -> Result<BusLoan> {
+        let loan = self.reserve(destinations, length)?;
+        Ok(BusLoan {
+            loan,
+            destinations: destinations.to_vec(),
+            prefix: prefix_of(destinations),
+        })
+    }
+
+    /// Publishes the first `length` bytes of a loan. On an error the loan is given up.
+    pub fn publish_loan(&mut self, loan: BusLoan, length: u64, envelope: Envelope) -> Result<Stamp> {
+        if length > loan.capacity() {
+            let max = loan.capacity();
+            self.lane.abandon(loan.loan);
+            return Err(BusError::TooBig { length, max });
+        }
+        let BusLoan {
+            loan, destinations, ..
+        } = loan;
+        self.send(loan, &destinations, length, envelope)
+    }
+
+    /// Gives a loan up.
+    pub fn abandon(&mut self, loan: BusLoan) {
+        self.lane.abandon(loan.loan);
+    }
+
+    fn reserve(&mut self, destinations: &[Address], length: u64) -> Result<Loan> {
+        self.open()?;
+        check_destinations(destinations)?;
+        if self.batch.as_ref().is_some_and(|b| b.len() == MAX_BATCH) {
+            return Err(BusError::Limit {
+                what: "messages in a batch",
+                limit: MAX_BATCH as u64,
+            });
+        }
+        let prefix = prefix_of(destinations);
+        let total = prefix + length;
+        let mut loan = self
+            .lane
+            .loan(&self.shared.sequencer, &mut MappedPeers(&self.shared), total);
+        if let Err(PublishError::Full(full)) = loan
+            && self.relieve(&full)
+        {
+            loan = self
+                .lane
+                .loan(&self.shared.sequencer, &mut MappedPeers(&self.shared), total);
+        }
+        let loan = loan.map_err(|error: PublishError<BusError>| self.refuse(error, total))?;
+        for (i, destination) in destinations.iter().enumerate().take((prefix / 8) as usize) {
+            self.lane.write(&loan, 8 * i as u64, &destination.0.to_le_bytes());
+        }
+        Ok(loan)
+    }
+
+    fn relieve(&mut self, full: &Full) -> bool {
+        // Whoever sleeps may be the one that holds the ring, for a group that nobody writes to.
+        self.shared.wake(Bucket::MIXED, full.stamp, &mut self.waker);
+        self.stall.relieve(&self.shared, full, self.lane.gate())
+    }
+
+    fn refuse(&mut self, error: PublishError<BusError>, wanted: u64) -> BusError {
+        match error {
+            PublishError::Full(full) => {
+                self.wanted = wanted;
+                self.lane.count_would_block();
+                BusError::WouldBlock {
+                    shortage: full.shortage,
+                    holder: full.holder,
+                }
+            }
+            PublishError::TooBig { length, max } => BusError::TooBig { length, max },
+            PublishError::Detached => BusError::Closed,
+            PublishError::Spoiled(spoiled) => spoiled.into(),
+            PublishError::Refused(error) => error,
+            _ => BusError::Closed,
+        }
+    }
+
+    fn send(
+        &mut self,
+        loan: Loan,
+        destinations: &[Address],
+        length: u64,
+        envelope: Envelope,
+    ) -> Result<Stamp> {
+        if let Some(batch) = &mut self.batch {
+            batch.push(Prepared {
+                loan,
+                destinations: destinations.to_vec(),
+                envelope,
+                length,
+            });
+            return Ok(Stamp(0));
+        }
+        let time = clock::monotonic_nanos();
+        let frame = [frame(loan, destinations, envelope, length, time)];
+        let published = self.commit(&frame);
+        if published.is_err() {
+            let [(loan, ..)] = frame;
+            self.lane.abandon(loan);
+        }
+        published
+    }
+
+    fn commit(&mut self, frames: &[(Loan, Kind, Message<'_>, u64)]) -> Result<Stamp> {
+        let mut published = self.try_commit(frames);
+        if let Err(PublishError::Full(full)) = published
+            && self.relieve(&full)
+        {
+            published = self.try_commit(frames);
+        }
+        match published {
+            Ok(published) => {
+                if let Some(bucket) = published.wake {
+                    self.shared.wake(bucket, published.stamp.0 + 1, &mut self.waker);
+                }
+                Ok(published.stamp)
+            }
+            Err(error) => Err(self.refuse(error, 0)),
+        }
+    }
+
+    fn try_commit(
+        &mut self,
+        frames: &[(Loan, Kind, Message<'_>, u64)],
+    ) -> core::result::Result<shm_bus_ring::Published, PublishError<BusError>> {
+        let Publisher {
+            shared,
+            lane,
+            replica,
+            checked,
+            ..
+        } = self;
+        let exact = |stamp| {
+            if !replica.is_current(&shared.sequencer) {
+                replica.catch_up(shared, stamp)?;
+                checked.clear();
+            }
+            for destination in frames.iter().flat_map(|f| f.2.destinations) {
+                if !checked.contains(destination) {
+                    reachable(replica, *destination)?;
+                    if checked.len() < 64 {
+                        checked.push(*destination);
+                    }
+                }
+            }
+            Ok(())
+        };
+        lane.publish(
+            &shared.sequencer,
+            &mut MappedPeers(shared),
+            shared.owner(),
+            frames,
+            exact,
+        )
+    }
+
+    /// Begins a batch: what is published until [`Publisher::end_batch`] becomes one event.
+    pub fn begin_batch(&mut self) -> Result<()> {
+        self.open()?;
+        if self.batch.is_some() {
+            return Err(BusError::InvalidOption {
+                option: "batch",
+                why: "batches cannot be nested".into(),
+            });
+        }
+        self.batch = Some(Vec::new());
+        Ok(())
+    }
+
+    /// Publishes the batch: one stamp, the messages adjacent in the order. Nothing of it is published on an error. An
+    /// empty batch has no stamp.
+    pub fn end_batch(&mut self) -> Result<Option<Stamp>> {
+        let prepared = self.batch.take().unwrap_or_default();
+        if prepared.is_empty() {
+            return Ok(None);
+        }
+        let time = clock::monotonic_nanos();
+        let (loans, rest): (Vec<_>, Vec<_>) = prepared
+            .into_iter()
+            .map(|p| (p.loan, (p.destinations, p.envelope, p.length)))
+            .unzip();
+        let frames: Vec<_> = loans
+            .into_iter()
+            .zip(&rest)
+            .map(|(loan, (destinations, envelope, length))| {
+                frame(loan, destinations, *envelope, *length, time)
+            })
+            .collect();
+        let published = self.commit(&frames);
+        if published.is_err() {
+            for (loan, ..) in frames.into_iter().rev() {
+                self.lane.abandon(loan);
+            }
+        }
+        published.map(Some)
+    }
+
+    /// Gives the messages of a batch up.
+    pub fn abandon_batch(&mut self) {
+        for prepared in self.batch.take().unwrap_or_default().into_iter().rev() {
+            self.lane.abandon(prepared.loan);
+        }
+    }
+
+    /// Whether the last refused message would find room now.
+    pub fn is_writable(&mut self) -> Result<bool> {
+        self.open()?;
+        let found = self.shared.sequencer.find()?;
+        let mut gate = shm_bus_ring::Gate::default();
+        gate.scan(
+            &self.shared.sequencer,
+            found.stamp,
+            &mut MappedPeers(&self.shared),
+        );
+        if found.stamp - gate.cached() >= self.shared.sequencer.slot_count() {
+            let full = Full {
+                shortage: shm_bus_ring::Shortage::Slots,
+                stamp: found.stamp,
+                holder: gate.slowest(),
+            };
+            return Ok(self.stall.relieve(&self.shared, &full, &gate));
+        }
+        let wanted = self.wanted;
+        let mut loan = self
+            .lane
+            .loan(&self.shared.sequencer, &mut MappedPeers(&self.shared), wanted);
+        if let Err(PublishError::Full(full)) = loan
+            && self.relieve(&full)
+        {
+            loan = self
+                .lane
+                .loan(&self.shared.sequencer, &mut MappedPeers(&self.shared), wanted);
+        }
+        match loan {
+            Ok(loan) => {
+                self.lane.abandon(loan);
+                Ok(true)
+            }
+            Err(PublishError::Full(_)) => Ok(false),
+            Err(error) => Err(self.refuse(error, wanted)),
+        }
+    }
+
+    /// Announces (or takes back) that this publisher waits for space: from then on whoever frees some wakes it, by the
+    /// space futex and by its eventfd. Look at [`Publisher::is_writable`] once more after announcing.
+    pub fn want_space(&self, waiting: bool) {
+        self.shared
+            .sequencer
+            .wait_for_space(self.shared.owner().id, waiting);
+    }
+
+    /// Blocks until the last refused message would find room; `false` at the timeout.
+    pub fn wait_writable(&mut self, timeout: Duration) -> Result<bool> {
+        let start = Instant::now();
+        self.want_space(true);
+        let outcome = loop {
+            let seen = self.shared.space_word.load();
+            match self.is_writable() {
+                Ok(false) => {}
+                other => break other,
+            }
+            let left = timeout.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                break Ok(false);
+            }
+            // A slice at a time: deadlines of readers run out without anybody waking us.
+            let slice = left.min(Duration::from_millis(10));
+            if let Err(error) = self.shared.space_word.wait(seen, u32::MAX, Some(slice)) {
+                break Err(error.into());
+            }
+        };
+        self.want_space(false);
+        outcome
+    }
+
+    /// The largest payload of a message to one address.
+    pub fn max_frame(&self) -> u64 {
+        self.lane.max_frame()
+    }
+
+    /// Messages and ring bytes that readers still hold.
+    pub fn in_flight(&self) -> (u64, u64) {
+        (self.lane.held(), self.lane.held_bytes())
+    }
+}
+
+/// Whether the destination takes messages as of the replica's stamp.
+fn reachable(replica: &Replica, destination: Address) -> Result<()> {
+    let directory = replica.directory();
+    if destination.is_group() {
+        return match directory.name_of(destination) {
+            Some(_) => Ok(()),
+            None => Err(BusError::UnknownAddress { address: destination }),
+        };
+    }
+    match directory.member_at(destination) {
+        None => Err(BusError::UnknownAddress { address: destination }),
+        Some(_) if directory.is_joined(destination) => Ok(()),
+        Some(_) => Err(BusError::Unreachable { address: destination }),
+    }
+}
+
+fn check_destinations(destinations: &[Address]) -> Result<()> {
+    if destinations.is_empty() || destinations.len() > MAX_DESTINATIONS {
+        return Err(BusError::InvalidOption {
+            option: "destination",
+            why: format!(
+                "a message needs 1 to {MAX_DESTINATIONS} destinations, not {}",
+                destinations.len()
+            ),
+        });
+    }
+    match destinations
+        .iter()
+        .enumerate()
+        .find(|(i, d)| destinations[..*i].contains(d))
+    {
+        Some((_, address)) => Err(BusError::DuplicateDestination { address: *address }),
+        None => Ok(()),
+    }
+}
+
+/// Bytes in front of a transaction's payload.
+fn prefix_of(destinations: &[Address]) -> u64 {
+    if destinations.len() > 1 {
+        8 * destinations.len() as u64
+    } else {
+        0
+    }
+}
+
+fn frame<'a>(
+    loan: Loan,
+    destinations: &'a [Address],
+    envelope: Envelope,
+    length: u64,
+    time: u64,
+) -> (Loan, Kind, Message<'a>, u64) {
+    let kind = if destinations.len() > 1 {
+        Kind::Transaction
+    } else {
+        Kind::Message
+    };
+    let message = Message {
+        destinations,
+        topic: envelope.topic,
+        descriptors: 0,
+        time,
+    };
+    (loan, kind, message, prefix_of(destinations) + length)
+}

@@ -1,0 +1,135 @@
+//! A publisher's copy of the directory, kept up by reading the control records in the order.
+//!
+//! A publisher holds no cursor, so records may be overwritten before it reads them: then it starts again from the
+//! directory memory. A publish is *exact* because it first applies every control record below the slot it aims at.
+
+use std::sync::PoisonError;
+
+use shm_bus_ring::{AttachmentId, Bucket, BucketSet, Reader, Senders, Sequencer, Stamp, Step, intact};
+
+use crate::directory::Directory;
+use crate::error::{BusError, Result};
+use crate::payload_memory::PeerMemory;
+use crate::record::{MemberId, Stamped};
+use crate::shared::Shared;
+use std::sync::Arc;
+
+pub(crate) struct Replica {
+    directory: Directory,
+    /// Every slot below has been looked at.
+    applied: u64,
+    /// The sequencer's control word when it last proved that nothing is missing; none if it has to be looked at.
+    proven: Option<u64>,
+}
+
+/// The role-holders' memories: the only ones a control record can come from.
+struct Masters<'a> {
+    shared: &'a Shared,
+    found: Option<Arc<PeerMemory>>,
+}
+
+impl Senders for Masters<'_> {
+    fn sender(&mut self, id: AttachmentId) -> Option<shm_bus_ring::Sender<'_>> {
+        if self.found.as_ref().is_none_or(|m| m.member().id != id.0) {
+            let generation = self.shared.sequencer.members().word(id).generation();
+            self.found = self.shared.memory_of(MemberId { id: id.0, generation });
+        }
+        self.found.as_ref().map(|m| shm_bus_ring::Sender {
+            view: m.view(),
+            geometry: m.geometry(),
+        })
+    }
+}
+
+impl Replica {
+    pub fn new(shared: &Shared) -> Result<Self> {
+        let mut replica = Replica {
+            directory: Directory::new(),
+            applied: 1,
+            proven: None,
+        };
+        replica.reload(shared)?;
+        Ok(replica)
+    }
+
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    fn reload(&mut self, shared: &Shared) -> Result<()> {
+        self.directory = shared
+            .directory
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .read()?;
+        self.applied = self.directory.as_of.max(1);
+        Ok(())
+    }
+
+    /// Whether nothing has changed since the last [`Replica::catch_up`]: one load.
+    #[inline(always)]
+    pub fn is_current(&self, sequencer: &Sequencer) -> bool {
+        self.proven == Some(sequencer.control())
+    }
+
+    /// Applies every control record below `stamp`, all of whose slots are filled.
+    pub fn catch_up(&mut self, shared: &Shared, stamp: u64) -> Result<()> {
+        // SYNC control: loaded before the slots are read and not busy, it proves that no later record is below `stamp`.
+        let control = shared.sequencer.control();
+        if self.proven == Some(control) {
+            return Ok(());
+        }
+        let lap = shared.sequencer.slot_count();
+        for _ in 0..100 {
+            if stamp.saturating_sub(self.applied) >= lap / 2 {
+                self.reload(shared)?;
+                // Nothing was recorded since, or it would be in the directory: what lies between needs no look.
+                if stamp.saturating_sub(self.applied) >= lap / 2 {
+                    self.applied = stamp - lap / 2;
+                }
+            }
+            if self.read_records(shared, stamp)? {
+                self.applied = self.applied.max(stamp);
+                self.proven = (!Sequencer::control_busy(control)).then_some(control);
+                return Ok(());
+            }
+            self.reload(shared)?;
+        }
+        Err(BusError::NoMaster {
+            name: shared.name.clone(),
+            waited: 0,
+        })
+    }
+
+    /// `false` if a record was overwritten before it could be read.
+    fn read_records(&mut self, shared: &Shared, stamp: u64) -> Result<bool> {
+        let sequencer = &shared.sequencer;
+        let mut senders = Masters { shared, found: None };
+        for at in self.applied..stamp {
+            let word = sequencer.slot(at);
+            match word.laps_ahead(at, sequencer.log2_slots()) {
+                0 if word.bucket() == Bucket::CONTROL => {}
+                0 => continue,
+                _ => return Ok(false),
+            }
+            let mut reader = Reader::new(Stamp(at), BucketSet::control());
+            let Step::Frame(frame) = reader.next(sequencer, &mut senders) else {
+                return Ok(false);
+            };
+            let Some(memory) = &senders.found else {
+                return Ok(false);
+            };
+            let mut bytes = vec![0; frame.header.length as usize];
+            memory.view().copy_out(frame.offset, &mut bytes);
+            if !intact(memory.view(), frame.lane, frame.header.serial) {
+                return Ok(false);
+            }
+            if let Some(Stamped { term, record }) = Stamped::decode(&bytes)
+                && self.directory.trusts(frame.sender.0, term, &record)
+            {
+                self.directory.apply(at, term, &record);
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,921 @@
+//! The master's role: admits, joins, retires. It is not in the data path; everything it decides goes into the order as
+//! control records, member word first, record second.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shm_bus_os::{Channel, Interest, Listener, Poller, Received, process};
+use shm_bus_ring::layout::MAX_ATTACHMENTS;
+use shm_bus_ring::{
+    Address, AttachState, AttachmentId, Kind, Lane, LaneKind, MemberWord, Message, Policy, PublishError,
+    ReaderState,
+};
+
+use crate::client::{Attachments, Client};
+use crate::directory::Directory;
+use crate::directory_memory::{DirectoryWriter, MAX_ENCODED};
+use crate::error::{BusError, Result};
+use crate::overload::Stall;
+use crate::payload_memory::PeerMemory;
+use crate::record::{Departure, MAX_ADDRESSES, MAX_GROUP_NAME, MemberId, Record, Stamped};
+use crate::shared::{MappedPeers, Shared, Waker, duplicate_failed};
+use crate::wire::{self, Failure, GREETING_BYTES, MAX_DATAGRAM, MAX_NAMES, Reply, Request, WirePolicy};
+
+/// Poller tokens below this are the control thread's own; client `n` has `2n` (channel) and `2n + 1` (pidfd).
+pub(crate) const FIRST_CLIENT: u64 = 8;
+pub(crate) const LISTENER: u64 = 2;
+/// How often a full ring or a retired member is looked at again. Only while there is one.
+const RETRY: Duration = Duration::from_millis(1);
+const HOUSEKEEPING: Duration = Duration::from_millis(50);
+
+/// The term has passed to somebody else.
+pub(crate) struct Fenced;
+
+/// What follows once a record is in the order.
+enum Then {
+    Nothing,
+    Welcome {
+        client: u64,
+    },
+    Opened {
+        client: u64,
+        request: u64,
+        names: Vec<String>,
+    },
+    Joined {
+        client: u64,
+        request: u64,
+    },
+    Left {
+        client: u64,
+        request: u64,
+    },
+    Departed {
+        member: MemberId,
+        client: Option<Box<Client>>,
+        acknowledged: bool,
+    },
+}
+
+/// A member whose id and memory are not free for another yet.
+struct Retired {
+    member: MemberId,
+    stamp: u64,
+    acknowledged: bool,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Retired {
+    fn is_gone(&self) -> bool {
+        self.acknowledged
+            || self
+                .pidfd
+                .as_ref()
+                .is_none_or(|fd| process::is_dead(fd.as_fd()).unwrap_or(false))
+    }
+}
+
+pub(crate) struct Role {
+    shared: Arc<Shared>,
+    term: u64,
+    lane: Lane,
+    stall: Stall,
+    waker: Waker,
+    directory: Directory,
+    memory: DirectoryWriter,
+    poller: Arc<Poller>,
+    listener: Listener,
+    clients: BTreeMap<u64, Client>,
+    next_client: u64,
+    /// What is to be published, and what follows; an entry without a record only waits for those before it.
+    queue: VecDeque<(Option<Record>, Then)>,
+    blocked: bool,
+    retired: Vec<Retired>,
+    evictions: HashMap<MemberId, u8>,
+    next_housekeeping: Instant,
+}
+
+impl Role {
+    /// Takes up the role of a term that was won. `directory` is as of the tail; `own_channel` is this end of the
+    /// role-holder's own side channel.
+    pub fn take_up(
+        shared: Arc<Shared>,
+        term: u64,
+        directory: Directory,
+        memory: DirectoryWriter,
+        poller: Arc<Poller>,
+        listener: Listener,
+        own_channel: Channel,
+    ) -> Result<Self> {
+        poller.add(listener.as_fd(), LISTENER, Interest::READ)?;
+        let lane = Lane::new(shared.own.region.clone(), shared.own.geometry, LaneKind::Control);
+        let mut role = Role {
+            term,
+            lane,
+            stall: Stall::default(),
+            waker: Waker::default(),
+            directory,
+            memory,
+            poller,
+            listener,
+            clients: BTreeMap::new(),
+            next_client: FIRST_CLIENT,
+            queue: VecDeque::new(),
+            blocked: false,
+            retired: Vec::new(),
+            evictions: HashMap::new(),
+            next_housekeeping: Instant::now(),
+            shared,
+        };
+        let me = role.shared.member;
+        let mut own = Client::connected(own_channel)?;
+        own.pidfd = None;
+        let founding = !role.directory.has(me);
+        role.enqueue(Record::Master { member: me }, Then::Nothing);
+        if founding {
+            let address = role.shared.address.0;
+            role.enqueue(
+                Record::Attached {
+                    member: me,
+                    address,
+                    credentials: own.credentials.clone(),
+                },
+                Then::Nothing,
+            );
+        }
+        own.member = Some(me);
+        role.add(own)?;
+        let others: Vec<_> = role
+            .directory
+            .members()
+            .filter(|(member, _)| *member != me)
+            .map(|(member, entry)| (member, entry.credentials.clone()))
+            .collect();
+        for (member, credentials) in others {
+            role.inherit(member, Client::inherited(member, credentials))?;
+        }
+        role.clear_unrecorded();
+        Ok(role)
+    }
+
+    /// A member of the former term: still there, or gone with or without its record.
+    fn inherit(&mut self, member: MemberId, client: Client) -> Result<()> {
+        let word = self.word(member);
+        let live = word.generation() == member.generation && word.attach() == AttachState::Live;
+        if live && client.pidfd.is_some() {
+            self.add(client)?;
+        } else {
+            self.retire(member, Some(client), Departure::Died, false);
+        }
+        Ok(())
+    }
+
+    /// Ids that a former master left half admitted: nobody but their owner knows of them, and it tries again.
+    fn clear_unrecorded(&mut self) {
+        for id in (0..self.shared.sequencer.members().high() as u16).map(AttachmentId) {
+            let word = self.shared.sequencer.members().word(id);
+            let member = MemberId {
+                id: id.0,
+                generation: word.generation(),
+            };
+            if word.attach() == AttachState::Joining && !self.directory.has(member) {
+                self.set_word(member, |w| {
+                    w.with_attach(AttachState::Free).with_reader(ReaderState::None)
+                });
+            }
+        }
+    }
+
+    fn add(&mut self, client: Client) -> Result<u64> {
+        let n = self.next_client;
+        self.next_client += 1;
+        if let Some(channel) = &client.channel {
+            self.poller.add(channel.as_fd(), 2 * n, Interest::READ)?;
+        }
+        if let Some(pidfd) = &client.pidfd {
+            self.poller.add(pidfd.as_fd(), 2 * n + 1, Interest::READ)?;
+        }
+        self.clients.insert(n, client);
+        Ok(n)
+    }
+
+    fn enqueue(&mut self, record: Record, then: Then) {
+        self.queue.push_back((Some(record), then));
+    }
+
+    fn queued(&self) -> impl Iterator<Item = &Record> {
+        self.queue.iter().filter_map(|(record, _)| record.as_ref())
+    }
+
+    fn word(&self, member: MemberId) -> MemberWord {
+        self.shared.sequencer.members().word(AttachmentId(member.id))
+    }
+
+    /// Changes a member's word, if the id is still its own.
+    fn set_word(&self, member: MemberId, change: impl Fn(MemberWord) -> MemberWord) {
+        let members = self.shared.sequencer.members();
+        let mut word = self.word(member);
+        while word.generation() == member.generation {
+            match members.exchange(AttachmentId(member.id), word, change(word)) {
+                Ok(()) => return,
+                Err(newer) => word = newer,
+            }
+        }
+    }
+
+    /// How long the control thread may sleep.
+    pub fn timeout(&self) -> Option<Duration> {
+        if self.blocked {
+            Some(RETRY)
+        } else if !self.retired.is_empty() {
+            Some(self.next_housekeeping.saturating_duration_since(Instant::now()))
+        } else {
+            None
+        }
+    }
+
+    /// One event of the poller that is not the control thread's own.
+    pub fn on_event(&mut self, token: u64) {
+        if token == LISTENER {
+            self.accept();
+            return;
+        }
+        let n = token / 2;
+        if token % 2 == 1 {
+            if self.clients.contains_key(&n) {
+                self.remove(n, Departure::Died, false);
+            }
+            return;
+        }
+        let mut buffer = vec![0; MAX_DATAGRAM];
+        // Bounded, so that one who floods does not keep the others waiting; the poller reports the rest again.
+        for _ in 0..64 {
+            let Some(client) = self.clients.get(&n) else {
+                return;
+            };
+            let Some(channel) = &client.channel else { return };
+            match channel.recv(&mut buffer) {
+                Ok(Received::Message { len, fds, .. }) => self.on_message(n, &buffer[..len], fds),
+                Ok(Received::Empty) => break,
+                Ok(Received::Closed) => {
+                    self.remove(n, Departure::Closed, false);
+                    return;
+                }
+                // A truncated message is no message; what came with it is closed.
+                Err(error) if !error.is_disconnected() && error.errno().is_none() => {}
+                Err(_) => {
+                    self.remove(n, Departure::Closed, false);
+                    return;
+                }
+            }
+        }
+        self.push(n);
+    }
+
+    fn accept(&mut self) {
+        while let Ok(Some(channel)) = self.listener.accept() {
+            // One that cannot be looked at, or that belongs to another user, is let go by dropping its channel.
+            if let Ok(client) = Client::connected(channel) {
+                if client.credentials.uid == process::uid() {
+                    let _ = self.add(client);
+                } else {
+                    let mut client = client;
+                    let why = format!(
+                        "the bus belongs to uid {}, you are uid {}",
+                        process::uid(),
+                        client.credentials.uid
+                    );
+                    client.send(wire::with_greeting(&Reply::Refused { why }), Attachments::None);
+                }
+            }
+        }
+    }
+
+    /// Sends what client `n` has waiting, and asks to be told when more can be sent.
+    fn push(&mut self, n: u64) {
+        let Some(client) = self.clients.get_mut(&n) else {
+            return;
+        };
+        if !client.flush() {
+            self.remove(n, Departure::Closed, false);
+            return;
+        }
+        if let Some(channel) = &client.channel {
+            let interest = if client.has_mail() {
+                Interest::BOTH
+            } else {
+                Interest::READ
+            };
+            let _ = self.poller.modify(channel.as_fd(), 2 * n, interest);
+        }
+    }
+
+    fn send(&mut self, n: u64, bytes: Vec<u8>, attachments: Attachments) {
+        if let Some(client) = self.clients.get_mut(&n) {
+            client.send(bytes, attachments);
+            self.push(n);
+        }
+    }
+
+    fn reply(&mut self, n: u64, reply: &Reply) {
+        self.send(n, wire::encode(reply), Attachments::None);
+    }
+
+    fn on_message(&mut self, n: u64, bytes: &[u8], fds: Vec<OwnedFd>) {
+        let Some(client) = self.clients.get(&n) else {
+            return;
+        };
+        let Some(member) = client.member else {
+            self.on_greeting(n, bytes, fds);
+            return;
+        };
+        // Bytes that are no request are ignored: they can only be their sender's loss.
+        let Some(request) = wire::decode::<Request>(bytes) else {
+            return;
+        };
+        match request {
+            Request::Open { request, names } => self.open(n, request, names),
+            Request::Join {
+                request,
+                addresses,
+                policy,
+            } => self.join(n, member, request, addresses, policy),
+            Request::Leave {
+                request,
+                addresses,
+                last,
+            } => self.leave(n, member, request, addresses, last),
+            Request::Ring { member } => self.send_ring(n, member),
+            Request::Evicted { id } => self.record_eviction(id),
+            Request::Detach => self.remove(n, Departure::Closed, true),
+            Request::Hello { .. } | Request::Again { .. } => {}
+        }
+    }
+
+    fn on_greeting(&mut self, n: u64, bytes: &[u8], fds: Vec<OwnedFd>) {
+        let answer = match wire::greeted_version(bytes) {
+            Some(version) if version == shm_bus_ring::layout::LAYOUT_VERSION => {
+                match wire::decode::<Request>(&bytes[GREETING_BYTES..]) {
+                    Some(Request::Hello { protocol }) => self.admit(n, protocol, fds),
+                    Some(Request::Again { member }) => self.again(n, member),
+                    _ => Err("expected a hello".into()),
+                }
+            }
+            // The greeting in front of the answer tells it this build's version.
+            Some(_) => Err("another layout version".into()),
+            None => Err("expected a greeting".into()),
+        };
+        if let Err(why) = answer {
+            self.send(n, wire::with_greeting(&Reply::Refused { why }), Attachments::None);
+            self.drop_client(n);
+        }
+    }
+
+    /// Admission: verify the newcomer's memory, hand it to everyone, member word `joining`, attach record, `live`,
+    /// answer.
+    fn admit(&mut self, n: u64, protocol: u32, fds: Vec<OwnedFd>) -> core::result::Result<(), String> {
+        if protocol != 0 {
+            return Err(format!("sub-protocol {protocol} is not spoken here"));
+        }
+        let [fd, eventfd] =
+            <[OwnedFd; 2]>::try_from(fds).map_err(|fds| format!("{} descriptors instead of 2", fds.len()))?;
+        if self.directory.encode().len() as u64 + 64 > MAX_ENCODED {
+            return Err("the directory is full".into());
+        }
+        let id = self
+            .free_id()
+            .ok_or_else(|| format!("the bus has {MAX_ATTACHMENTS} attachments already"))?;
+        let members = self.shared.sequencer.members();
+        let before = members.word(AttachmentId(id));
+        let member = MemberId {
+            id,
+            generation: before.generation().wrapping_add(1).max(1),
+        };
+        let memory = PeerMemory::open(member, fd, eventfd).map_err(|e| e.to_string())?;
+        if memory.geometry().header_count() > self.shared.sequencer.slot_count() / 4 {
+            let most = self.shared.sequencer.slot_count() / 4;
+            return Err(format!(
+                "headers must be at most {most}, a quarter of the bus's slots"
+            ));
+        }
+        let address = self.next_address();
+        members.set_address(AttachmentId(id), address.0);
+        members.set_reader(AttachmentId(id), 0, 0, 0);
+        members.cover(AttachmentId(id));
+        let joining = MemberWord::new(
+            member.generation,
+            AttachState::Joining,
+            ReaderState::None,
+            Policy::Block,
+            0,
+        );
+        members
+            .exchange(AttachmentId(id), before, joining)
+            .map_err(|_| "the member table changed".to_owned())?;
+        self.shared.peers.insert(memory);
+        for other in self
+            .clients
+            .iter()
+            .filter(|(_, c)| c.member.is_some())
+            .map(|(n, _)| *n)
+            .collect::<Vec<_>>()
+        {
+            self.send_ring(other, member);
+        }
+        let client = self.clients.get_mut(&n).expect("the caller has it");
+        client.member = Some(member);
+        let credentials = client.credentials.clone();
+        self.enqueue(
+            Record::Attached {
+                member,
+                address: address.0,
+                credentials,
+            },
+            Then::Welcome { client: n },
+        );
+        Ok(())
+    }
+
+    /// A member of a former term presents itself to this one.
+    fn again(&mut self, n: u64, member: MemberId) -> core::result::Result<(), String> {
+        let credentials = &self.clients[&n].credentials;
+        let former = self
+            .clients
+            .iter()
+            .find(|(_, c)| c.channel.is_none() && c.member == Some(member))
+            .map(|(n, _)| *n);
+        let Some(former) = former.filter(|f| self.clients[f].credentials == *credentials) else {
+            return Err("no such member".into());
+        };
+        let old = self.clients.remove(&former).expect("just found");
+        if let Some(pidfd) = &old.pidfd {
+            let _ = self.poller.remove(pidfd.as_fd());
+        }
+        self.clients.get_mut(&n).expect("the caller has it").member = Some(member);
+        let fd = self.memory.fd().try_clone_to_owned().map_err(|e| e.to_string())?;
+        self.send(
+            n,
+            wire::encode(&Reply::Directory { term: self.term }),
+            Attachments::Owned(vec![fd]),
+        );
+        Ok(())
+    }
+
+    fn free_id(&self) -> Option<u16> {
+        let taken = |id: u16| {
+            self.retired.iter().any(|r| r.member.id == id)
+                || self
+                    .clients
+                    .values()
+                    .any(|c| c.member.is_some_and(|m| m.id == id))
+                || self
+                    .queued()
+                    .any(|r| matches!(r, Record::Departed { member, .. } if member.id == id))
+        };
+        (0..MAX_ATTACHMENTS as u16).find(|id| !taken(*id))
+    }
+
+    fn next_address(&self) -> Address {
+        let waiting = self
+            .queued()
+            .filter(|r| matches!(r, Record::Attached { .. }))
+            .count() as u64;
+        Address::unicast(self.directory.free_address().suffix() + waiting)
+    }
+
+    fn send_ring(&mut self, n: u64, member: MemberId) {
+        if let Some(memory) = self.shared.peers.get(member) {
+            self.send(
+                n,
+                wire::encode(&Reply::Ring { member }),
+                Attachments::Memory(memory),
+            );
+        }
+    }
+
+    /// Makes the groups that are missing, one at a time so that two who ask for one name get one group.
+    fn open(&mut self, n: u64, request: u64, names: Vec<String>) {
+        if names.len() > MAX_NAMES {
+            let failure = Failure::Limit {
+                what: "names".into(),
+                limit: MAX_NAMES as u64,
+            };
+            self.reply(n, &Reply::Failed { request, failure });
+            return;
+        }
+        if let Some(name) = names.iter().find(|name| !is_group_name(name)) {
+            let failure = Failure::Name { name: name.clone() };
+            self.reply(n, &Reply::Failed { request, failure });
+            return;
+        }
+        let pending = |name: &str| {
+            self.queued()
+                .any(|record| matches!(record, Record::Group { name: other, .. } if other == name))
+        };
+        let mut missing: Vec<String> = Vec::new();
+        for name in &names {
+            if self.directory.group_named(name).is_none() && !pending(name) && !missing.contains(name) {
+                missing.push(name.clone());
+            }
+        }
+        let waiting = self
+            .queued()
+            .filter(|r| matches!(r, Record::Group { .. }))
+            .count() as u16;
+        let first = self
+            .directory
+            .free_group()
+            .map(|g| u32::from(g.prefix()) + u32::from(waiting));
+        let room = self.directory.encode().len() + missing.iter().map(|n| 2 * n.len() + 24).sum::<usize>();
+        let last = first.map(|f| f + missing.len() as u32);
+        if room as u64 > MAX_ENCODED || last.is_none_or(|l| l >= u32::from(u16::MAX)) {
+            let failure = Failure::Limit {
+                what: "groups".into(),
+                limit: u64::from(u16::MAX),
+            };
+            self.reply(n, &Reply::Failed { request, failure });
+            return;
+        }
+        for (prefix, name) in (first.expect("checked")..).zip(missing) {
+            let address = Address::group(prefix as u16).0;
+            self.enqueue(Record::Group { address, name }, Then::Nothing);
+        }
+        self.queue.push_back((
+            None,
+            Then::Opened {
+                client: n,
+                request,
+                names,
+            },
+        ));
+    }
+
+    fn join(&mut self, n: u64, member: MemberId, request: u64, addresses: Vec<u64>, policy: WirePolicy) {
+        let own = self.directory.address_of(member.id);
+        if addresses.len() > MAX_ADDRESSES {
+            let failure = Failure::Limit {
+                what: "addresses".into(),
+                limit: MAX_ADDRESSES as u64,
+            };
+            self.reply(n, &Reply::Failed { request, failure });
+            return;
+        }
+        let not_his = addresses
+            .iter()
+            .find(|a| Some(Address(**a)) != own && self.directory.name_of(Address(**a)).is_none());
+        if let Some(address) = not_his {
+            self.reply(
+                n,
+                &Reply::Failed {
+                    request,
+                    failure: Failure::NotYours { address: *address },
+                },
+            );
+            return;
+        }
+        let WirePolicy::Block { deadline } = policy;
+        let members = self.shared.sequencer.members();
+        if !self.word(member).counts() {
+            // The floor counts from before the record on, so that nothing the reader will need is overwritten.
+            let floor = self.shared.sequencer.find().map_or(0, |found| found.stamp);
+            members.set_reader(AttachmentId(member.id), floor, deadline, 0);
+            self.set_word(member, |w| {
+                w.with_reader(ReaderState::Live).with_policy(Policy::Block)
+            });
+        }
+        self.enqueue(
+            Record::Joined { member, addresses },
+            Then::Joined { client: n, request },
+        );
+    }
+
+    fn leave(&mut self, n: u64, member: MemberId, request: u64, addresses: Vec<u64>, last: bool) {
+        if last {
+            self.set_word(member, |w| {
+                if w.reader() == ReaderState::Evicted {
+                    w
+                } else {
+                    w.with_reader(ReaderState::None)
+                }
+            });
+            self.shared.release_space();
+        }
+        let addresses: Vec<u64> = addresses.into_iter().take(MAX_ADDRESSES).collect();
+        self.enqueue(
+            Record::Left { member, addresses },
+            Then::Left { client: n, request },
+        );
+    }
+
+    /// Publishes the record of an eviction that somebody has made, once.
+    fn record_eviction(&mut self, id: u16) {
+        let word = self.shared.sequencer.members().word(AttachmentId(id));
+        let member = MemberId {
+            id,
+            generation: word.generation(),
+        };
+        if word.reader() == ReaderState::Evicted
+            && self.directory.has(member)
+            && self.evictions.insert(member, word.evictions()) != Some(word.evictions())
+        {
+            self.enqueue(Record::Evicted { member }, Then::Nothing);
+        }
+    }
+
+    fn drop_client(&mut self, n: u64) -> Option<Client> {
+        let client = self.clients.remove(&n)?;
+        if let Some(channel) = &client.channel {
+            let _ = self.poller.remove(channel.as_fd());
+        }
+        if let Some(pidfd) = &client.pidfd {
+            let _ = self.poller.remove(pidfd.as_fd());
+        }
+        Some(client)
+    }
+
+    fn remove(&mut self, n: u64, departure: Departure, acknowledged: bool) {
+        let Some(client) = self.drop_client(n) else { return };
+        if let Some(member) = client.member {
+            self.retire(member, Some(client), departure, acknowledged);
+        }
+    }
+
+    /// Member word first, record second: no frame of the departed has a stamp above its record.
+    fn retire(&mut self, member: MemberId, client: Option<Client>, departure: Departure, acknowledged: bool) {
+        self.set_word(member, |w| {
+            w.with_attach(AttachState::Departed)
+                .with_reader(ReaderState::None)
+        });
+        self.shared.sequencer.sleepers().forget(AttachmentId(member.id));
+        self.shared.release_space();
+        let address = self
+            .shared
+            .sequencer
+            .members()
+            .read(AttachmentId(member.id))
+            .address;
+        let then = Then::Departed {
+            member,
+            client: client.map(Box::new),
+            acknowledged,
+        };
+        self.enqueue(
+            Record::Departed {
+                member,
+                address,
+                departure,
+            },
+            then,
+        );
+    }
+
+    /// Publishes what is queued, and looks after retired ids.
+    pub fn tick(&mut self) -> core::result::Result<(), Fenced> {
+        self.blocked = false;
+        while let Some((record, then)) = self.queue.pop_front() {
+            let published = match &record {
+                Some(record) => self.publish(record),
+                None => Ok(0),
+            };
+            match published {
+                Ok(stamp) => self.act(then, stamp),
+                Err(PublishError::Refused(Fenced)) => return Err(Fenced),
+                Err(PublishError::Full(full)) => {
+                    self.queue.push_front((record, then));
+                    self.shared
+                        .wake(shm_bus_ring::Bucket::MIXED, full.stamp, &mut self.waker);
+                    if !self.stall.relieve(&self.shared, &full, self.lane.gate()) {
+                        self.blocked = true;
+                        break;
+                    }
+                }
+                // This attachment is no member any more, or the order is beyond use: there is no role to play.
+                Err(_) => return Err(Fenced),
+            }
+        }
+        if !self.retired.is_empty() && Instant::now() >= self.next_housekeeping {
+            self.next_housekeeping = Instant::now() + HOUSEKEEPING;
+            self.reuse();
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, record: &Record) -> core::result::Result<u64, PublishError<Fenced>> {
+        let shared = self.shared.clone();
+        let sequencer = &shared.sequencer;
+        let mut peers = MappedPeers(&shared);
+        let bytes = Stamped {
+            term: self.term,
+            record: record.clone(),
+        }
+        .encode();
+        let loan = self.lane.loan(sequencer, &mut peers, bytes.len() as u64)?;
+        self.lane.write(&loan, 0, &bytes);
+        let message = Message {
+            destinations: &[Address::EVERYONE],
+            topic: 0,
+            descriptors: 0,
+            time: shm_bus_os::clock::monotonic_nanos(),
+        };
+        let frames = [(loan, Kind::Control, message, bytes.len() as u64)];
+        let term = self.term;
+        sequencer.announce_control(term);
+        // I-TERM: after the slot was found and before each swap, or a master that was stopped in between could admit
+        // somebody in a term that is not its own.
+        let fenced = |_| {
+            if sequencer.term().0 == term {
+                Ok(())
+            } else {
+                Err(Fenced)
+            }
+        };
+        let published = self
+            .lane
+            .publish(sequencer, &mut peers, shared.owner(), &frames, fenced);
+        sequencer.settle_control(term);
+        match published {
+            Ok(published) => {
+                let stamp = published.stamp.0;
+                self.directory.apply(stamp, self.term, record);
+                // The size was checked before the record was queued.
+                let _ = self.memory.write(&self.directory);
+                if let Some(bucket) = published.wake {
+                    shared.wake(bucket, stamp + 1, &mut self.waker);
+                }
+                Ok(stamp)
+            }
+            Err(error) => {
+                let [(loan, ..)] = frames;
+                self.lane.abandon(loan);
+                Err(error)
+            }
+        }
+    }
+
+    fn act(&mut self, then: Then, stamp: u64) {
+        match then {
+            Then::Nothing => {}
+            Then::Welcome { client } => self.welcome(client),
+            Then::Opened {
+                client,
+                request,
+                names,
+            } => {
+                let addresses = names
+                    .iter()
+                    .filter_map(|n| self.directory.group_named(n))
+                    .map(|a| a.0)
+                    .collect();
+                self.reply(client, &Reply::Opened { request, addresses });
+            }
+            Then::Joined { client, request } => {
+                let attached = self
+                    .directory
+                    .members()
+                    .map(|(member, m)| (member, m.address))
+                    .collect();
+                self.reply(
+                    client,
+                    &Reply::Joined {
+                        request,
+                        stamp,
+                        term: self.term,
+                        master: self.shared.member.id,
+                        attached,
+                    },
+                );
+            }
+            Then::Left { client, request } => self.reply(client, &Reply::Left { request }),
+            Then::Departed {
+                member,
+                client,
+                acknowledged,
+            } => {
+                let mut pidfd = None;
+                if let Some(mut client) = client {
+                    if acknowledged {
+                        client.send(wire::encode(&Reply::Goodbye), Attachments::None);
+                    }
+                    pidfd = client.pidfd;
+                }
+                self.evictions.remove(&member);
+                self.retired.push(Retired {
+                    member,
+                    stamp,
+                    acknowledged,
+                    pidfd,
+                });
+            }
+        }
+    }
+
+    fn welcome(&mut self, n: u64) {
+        let Some(member) = self.clients.get(&n).and_then(|c| c.member) else {
+            return;
+        };
+        self.set_word(member, |w| w.with_attach(AttachState::Live));
+        let address = self.directory.address_of(member.id).unwrap_or(Address::MASTER).0;
+        let fds = self
+            .shared
+            .sequencer_fd
+            .try_clone()
+            .and_then(|s| Ok(vec![s, self.memory.fd().try_clone_to_owned()?]));
+        match fds {
+            Ok(fds) => self.send(
+                n,
+                wire::with_greeting(&Reply::Welcome { member, address }),
+                Attachments::Owned(fds),
+            ),
+            Err(error) => {
+                let why = duplicate_failed(&error).to_string();
+                self.send(n, wire::with_greeting(&Reply::Refused { why }), Attachments::None);
+                self.remove(n, Departure::Closed, true);
+                return;
+            }
+        }
+        for peer in self.shared.peers.all().iter().filter(|p| p.member() != member) {
+            self.send_ring(n, peer.member());
+        }
+    }
+
+    /// Frees the ids whose last frame every reader has passed and whose owner is known to be gone.
+    fn reuse(&mut self) {
+        let Ok(found) = self.shared.sequencer.find() else {
+            return;
+        };
+        let mut gate = shm_bus_ring::Gate::default();
+        gate.scan(
+            &self.shared.sequencer,
+            found.stamp,
+            &mut MappedPeers(&self.shared),
+        );
+        let (free, kept) = std::mem::take(&mut self.retired)
+            .into_iter()
+            .partition::<Vec<_>, _>(|r| r.stamp < gate.cached() && r.is_gone());
+        self.retired = kept;
+        for Retired { member, .. } in free {
+            self.set_word(member, |w| w.with_attach(AttachState::Free));
+            self.shared.peers.remove(member);
+            for n in self
+                .clients
+                .iter()
+                .filter(|(_, c)| c.member.is_some())
+                .map(|(n, _)| *n)
+                .collect::<Vec<_>>()
+            {
+                self.reply(n, &Reply::Forget { member });
+            }
+        }
+    }
+
+    /// Leaves the role, with this attachment's own departure as the last record. The others take over when their
+    /// channels close.
+    pub fn resign(mut self, patience: Duration) {
+        let me = self.shared.member;
+        let start = Instant::now();
+        // What was asked before is still done.
+        while !self.queue.is_empty() && start.elapsed() < patience && self.tick().is_ok() {
+            if self.blocked {
+                std::thread::yield_now();
+            }
+        }
+        // Published while still live: a publisher checks its own word. Its data lane is closed already.
+        let address = self.shared.address.0;
+        let record = Record::Departed {
+            member: me,
+            address,
+            departure: Departure::Closed,
+        };
+        while start.elapsed() < patience {
+            match self.publish(&record) {
+                Err(PublishError::Full(full)) => {
+                    self.stall.relieve(&self.shared, &full, self.lane.gate());
+                    std::thread::yield_now();
+                }
+                _ => break,
+            }
+        }
+        self.set_word(me, |w| {
+            w.with_attach(AttachState::Departed)
+                .with_reader(ReaderState::None)
+        });
+        self.shared.sequencer.sleepers().forget(AttachmentId(me.id));
+        self.shared.release_space();
+        for client in self.clients.values_mut() {
+            client.flush();
+        }
+    }
+}
+
+fn is_group_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= MAX_GROUP_NAME && !name.chars().any(char::is_control)
+}
+
+/// Why a directory entry cannot be had is decided before anything is published, so the error type stays the bus's.
+impl From<Fenced> for BusError {
+    fn from(_: Fenced) -> Self {
+        BusError::Closed
+    }
+}

@@ -1,0 +1,439 @@
+//! What the threads of one attachment share: the memories, the channel to the master, and who waits for its answers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use shm_bus_os::{Channel, Received, Sent, Word, clock};
+use shm_bus_ring::layout::payload;
+use shm_bus_ring::{
+    Address, AttachmentId, Bucket, MemberWord, Ordering as Memory, Owner, Peers, Policy, ReaderState,
+    Sequencer, View, fence,
+};
+
+use crate::directory_memory::DirectoryReader;
+use crate::error::{BusError, Result};
+use crate::payload_memory::{OwnMemory, PeerMemory};
+use crate::peers::PeerTable;
+use crate::record::MemberId;
+use crate::wire::{self, Failure, MAX_DATAGRAM, Reply, Request};
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What became of a look into the channel.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Link {
+    Up,
+    /// End of file: the master is gone or has let this attachment go.
+    Down,
+}
+
+pub(crate) struct Shared {
+    pub name: String,
+    pub sequencer: Sequencer,
+    pub hint_word: Word,
+    pub space_word: Word,
+    pub own: OwnMemory,
+    pub member: MemberId,
+    pub address: Address,
+    pub peers: PeerTable,
+    pub directory: RwLock<DirectoryReader>,
+    /// The descriptors that a successor has to hand on.
+    pub sequencer_fd: OwnedFd,
+    /// The channel to the master. Replaced by the control thread after a take-over.
+    channel: Mutex<Arc<Channel>>,
+    receive: Mutex<Box<[u8]>>,
+    requests: Mutex<HashMap<u64, SyncSender<Reply>>>,
+    next_request: AtomicU64,
+    /// Set once: no more publishing, reading or asking.
+    closed: AtomicBool,
+    said_goodbye: AtomicBool,
+    /// Positions of the counting subscriptions; the cursor is the smallest.
+    positions: Mutex<BTreeMap<u32, u64>>,
+    next_subscription: AtomicU64,
+    memberships: Mutex<BTreeMap<u64, u32>>,
+}
+
+/// Everything [`Shared::new`] puts together.
+pub(crate) struct Parts {
+    pub name: String,
+    pub sequencer: Sequencer,
+    pub sequencer_fd: OwnedFd,
+    pub hint_word: Word,
+    pub space_word: Word,
+    pub own: OwnMemory,
+    pub member: MemberId,
+    pub address: Address,
+    pub directory: DirectoryReader,
+    pub channel: Channel,
+}
+
+impl Shared {
+    pub fn new(parts: Parts) -> Result<Self> {
+        let shared = Shared {
+            name: parts.name,
+            sequencer: parts.sequencer,
+            hint_word: parts.hint_word,
+            space_word: parts.space_word,
+            member: parts.member,
+            address: parts.address,
+            peers: PeerTable::default(),
+            directory: RwLock::new(parts.directory),
+            sequencer_fd: parts.sequencer_fd,
+            channel: Mutex::new(Arc::new(parts.channel)),
+            receive: Mutex::new(vec![0; MAX_DATAGRAM].into()),
+            requests: Mutex::default(),
+            next_request: AtomicU64::new(1),
+            closed: AtomicBool::new(false),
+            said_goodbye: AtomicBool::new(false),
+            positions: Mutex::default(),
+            next_subscription: AtomicU64::new(1),
+            memberships: Mutex::default(),
+            own: parts.own,
+        };
+        // One sees oneself as the others do.
+        let dup = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| duplicate_failed(&e));
+        let (fd, eventfd) = (dup(shared.own.fd.as_fd())?, dup(shared.own.eventfd.as_fd())?);
+        shared.peers.insert(PeerMemory::open(shared.member, fd, eventfd)?);
+        Ok(shared)
+    }
+
+    pub fn owner(&self) -> Owner {
+        Owner {
+            id: AttachmentId(self.member.id),
+            generation: self.member.generation,
+        }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// From now on every call says [`BusError::Closed`]; whoever waits is told at once.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        lock(&self.requests).clear();
+    }
+
+    pub fn said_goodbye(&self) -> bool {
+        self.said_goodbye.load(Ordering::Acquire)
+    }
+
+    pub fn channel(&self) -> Arc<Channel> {
+        lock(&self.channel).clone()
+    }
+
+    pub fn replace_channel(&self, channel: Channel) {
+        *lock(&self.channel) = Arc::new(channel);
+    }
+
+    /// Reads what the master has sent. Called by the control thread when there is something, and by a publisher that
+    /// misses a ring which must be in the socket by now.
+    pub fn drain(&self) -> Result<Link> {
+        let mut buffer = lock(&self.receive);
+        let channel = self.channel();
+        loop {
+            match channel.recv(&mut buffer) {
+                Ok(Received::Message { len, fds, .. }) => {
+                    if let Some(reply) = wire::decode(&buffer[..len]) {
+                        self.handle(reply, fds);
+                    }
+                }
+                Ok(Received::Empty) => return Ok(Link::Up),
+                Ok(Received::Closed) => return Ok(Link::Down),
+                Err(error) if error.is_disconnected() => return Ok(Link::Down),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn handle(&self, reply: Reply, fds: Vec<OwnedFd>) {
+        match reply {
+            Reply::Ring { member } => {
+                let mut fds = fds.into_iter();
+                if let (Some(fd), Some(eventfd)) = (fds.next(), fds.next()) {
+                    // A memory that fails its checks is its owner's loss: its frames are refused as an unknown sender's.
+                    if let Ok(memory) = PeerMemory::open(member, fd, eventfd) {
+                        self.peers.insert(memory);
+                    }
+                }
+            }
+            Reply::Forget { member } => self.peers.remove(member),
+            Reply::Directory { .. } => {
+                if let Some(reader) = fds.first().and_then(|fd| DirectoryReader::open(fd.as_fd()).ok()) {
+                    *self.directory.write().unwrap_or_else(PoisonError::into_inner) = reader;
+                }
+            }
+            Reply::Opened { request, .. }
+            | Reply::Joined { request, .. }
+            | Reply::Left { request }
+            | Reply::Failed { request, .. } => {
+                if let Some(waiting) = lock(&self.requests).remove(&request) {
+                    // Whoever asked may have stopped waiting.
+                    let _ = waiting.try_send(reply);
+                }
+            }
+            Reply::Goodbye => self.said_goodbye.store(true, Ordering::Release),
+            Reply::Welcome { .. } | Reply::Refused { .. } => {}
+        }
+    }
+
+    /// Sends without waiting; `false` if the master's queue is full or it is gone.
+    pub fn tell(&self, request: &Request) -> bool {
+        matches!(self.channel().send(&wire::encode(request), &[]), Ok(Sent::Done))
+    }
+
+    /// Asks the master and waits for its answer. A request is asked again when the master dies meanwhile: all of them
+    /// say the same thing twice without harm.
+    pub fn ask(&self, timeout: Duration, make: impl Fn(u64) -> Request) -> Result<Reply> {
+        let start = Instant::now();
+        loop {
+            if self.is_closed() {
+                return Err(BusError::Closed);
+            }
+            let request = self.next_request.fetch_add(1, Ordering::Relaxed);
+            let answer = self.expect(request);
+            let slice = if self.tell(&make(request)) {
+                Duration::from_millis(500)
+            } else {
+                Duration::from_millis(1)
+            };
+            let left = timeout.saturating_sub(start.elapsed());
+            let answered = answer.recv_timeout(slice.min(left));
+            lock(&self.requests).remove(&request);
+            match answered {
+                Ok(Reply::Failed { failure, .. }) => return Err(failed(failure)),
+                Ok(reply) => return Ok(reply),
+                Err(RecvTimeoutError::Disconnected) if self.is_closed() => return Err(BusError::Closed),
+                Err(_) if start.elapsed() >= timeout => {
+                    return Err(BusError::NoMaster {
+                        name: self.name.clone(),
+                        waited: timeout.as_millis() as u64,
+                    });
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn expect(&self, request: u64) -> Receiver<Reply> {
+        let (sender, receiver) = sync_channel(1);
+        lock(&self.requests).insert(request, sender);
+        receiver
+    }
+
+    /// The memory of a member: from the table, or from the socket, where it must be before the member's attach record
+    /// is in the order.
+    pub fn memory_of(&self, member: MemberId) -> Option<Arc<PeerMemory>> {
+        self.peers.get(member).or_else(|| {
+            self.drain().ok()?;
+            let found = self.peers.get(member);
+            if found.is_none() {
+                self.tell(&Request::Ring { member });
+            }
+            found
+        })
+    }
+
+    /// Who attached to whom sleeps and is concerned: wakes them. The hint goes first, past the stamp.
+    pub fn wake(&self, bucket: Bucket, tail: u64, waker: &mut Waker) {
+        self.sequencer.raise_hint(tail);
+        let sleepers = self.sequencer.sleepers();
+        let mut blocked = false;
+        for word in 0..self.sequencer.members().high().div_ceil(64) {
+            let pollers = sleepers.pollers(word);
+            let mut bits = sleepers.concerned(bucket, word);
+            fence(Memory::Acquire);
+            while bits != 0 {
+                let bit = bits.trailing_zeros();
+                bits &= bits - 1;
+                let id = AttachmentId((word * 64) as u16 + bit as u16);
+                let generation = self.sequencer.members().word(id).generation();
+                let Some(peer) = self.peers.get(MemberId { id: id.0, generation }) else {
+                    blocked = true;
+                    continue;
+                };
+                // One wake a sleep: the sleeper counts its sleeps in its own page (SYNC sleep orders the count before
+                // its last look, so an old count means that look has seen this frame).
+                if waker.is_new(
+                    id,
+                    generation,
+                    peer.view().load(payload::SLEEP_EPOCH, Memory::Acquire),
+                ) {
+                    if pollers >> bit & 1 != 0 {
+                        // Full or closed: it is awake or gone.
+                        let _ = peer.eventfd().signal();
+                    } else {
+                        blocked = true;
+                    }
+                }
+            }
+        }
+        if blocked {
+            let _ = self.hint_word.wake(u32::MAX, bucket.futex_bits());
+        }
+    }
+
+    /// Stores a subscription's position and with it the cursor. Publishers that wait for space are woken.
+    pub fn advance(&self, subscription: u32, position: u64) {
+        let mut positions = lock(&self.positions);
+        positions.insert(subscription, position);
+        self.store_cursor(&positions);
+    }
+
+    /// A new subscription, holding the cursor where it is until its own position is known.
+    pub fn reserve_position(&self) -> u32 {
+        let number = self.next_subscription.fetch_add(1, Ordering::Relaxed) as u32;
+        let mut positions = lock(&self.positions);
+        if !positions.is_empty() {
+            let cursor = self.own.region.load(payload::CURSOR, Memory::Relaxed);
+            positions.insert(number, cursor);
+        }
+        number
+    }
+
+    /// Takes a subscription out; `true` if it was the last.
+    pub fn release_position(&self, subscription: u32) -> bool {
+        let mut positions = lock(&self.positions);
+        positions.remove(&subscription);
+        self.store_cursor(&positions);
+        positions.is_empty()
+    }
+
+    fn store_cursor(&self, positions: &BTreeMap<u32, u64>) {
+        let Some(cursor) = positions.values().min() else {
+            return;
+        };
+        if self.own.region.load(payload::CURSOR, Memory::Relaxed) == *cursor {
+            return;
+        }
+        // SYNC release: everything read below the cursor happened before a publisher sees it.
+        self.own.region.store(payload::CURSOR, *cursor, Memory::Release);
+        // SYNC space: the cursor before the look at who waits.
+        fence(Memory::SeqCst);
+        if self.sequencer.space_wanted() {
+            self.release_space();
+        }
+    }
+
+    /// Wakes every publisher that waits for space.
+    pub fn release_space(&self) {
+        self.sequencer.release_space();
+        let _ = self.space_word.wake(u32::MAX, u32::MAX);
+        for word in 0..self.sequencer.members().high().div_ceil(64) {
+            let mut bits = self.sequencer.space_waiters(word);
+            while bits != 0 {
+                let id = (word * 64) as u16 + bits.trailing_zeros() as u16;
+                bits &= bits - 1;
+                let generation = self.sequencer.members().word(AttachmentId(id)).generation();
+                if let Some(peer) = self.peers.get(MemberId { id, generation }) {
+                    let _ = peer.eventfd().signal();
+                }
+            }
+        }
+    }
+
+    /// Takes the place of a reader whose time is up, as its own policy says. `true` if it did.
+    pub fn evict(&self, id: AttachmentId, word: MemberWord) -> bool {
+        if word.reader() != ReaderState::Live || word.policy() == Policy::Pinned {
+            return false;
+        }
+        let evicted = word.with_reader(ReaderState::Evicted).with_eviction();
+        if self.sequencer.members().exchange(id, word, evicted).is_err() {
+            return false;
+        }
+        self.release_space();
+        self.tell(&Request::Evicted { id: id.0 });
+        true
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        clock::monotonic_nanos() / 1_000_000
+    }
+}
+
+/// What a publishing thread remembers of its wakes: the last sleep of each attachment that it has ended.
+#[derive(Default)]
+pub(crate) struct Waker {
+    last: Vec<(u32, u64)>,
+}
+
+impl Waker {
+    fn is_new(&mut self, id: AttachmentId, generation: u32, epoch: u64) -> bool {
+        if self.last.len() <= id.index() {
+            self.last.resize(id.index() + 1, (0, 0));
+        }
+        let seen = &mut self.last[id.index()];
+        let new = *seen != (generation, epoch);
+        *seen = (generation, epoch);
+        new
+    }
+}
+
+/// The pages a gate is computed from.
+pub(crate) struct MappedPeers<'a>(pub &'a Shared);
+
+impl Peers for MappedPeers<'_> {
+    fn page(&mut self, id: AttachmentId, generation: u32) -> Option<View> {
+        self.0
+            .memory_of(MemberId { id: id.0, generation })
+            .map(|m| m.view().clone())
+    }
+}
+
+pub(crate) fn duplicate_failed(error: &std::io::Error) -> BusError {
+    BusError::Protocol {
+        why: format!("a file descriptor cannot be duplicated: {error}; raise the limit (ulimit -n)"),
+    }
+}
+
+fn failed(failure: Failure) -> BusError {
+    match failure {
+        Failure::Limit { limit, .. } => BusError::Limit {
+            what: "groups",
+            limit,
+        },
+        Failure::NotYours { address } => BusError::Refused {
+            why: format!(
+                "the address {} is neither a group nor this attachment's own",
+                Address(address)
+            ),
+        },
+        Failure::Name { name } => BusError::InvalidName {
+            what: "group",
+            name,
+            why: "it must have 1 to 200 bytes and no control characters",
+        },
+    }
+}
+
+/// Which addresses this attachment's subscriptions want, and how many of them each.
+impl Shared {
+    pub fn count_memberships(&self, addresses: &[Address]) {
+        let mut memberships = lock(&self.memberships);
+        for address in addresses {
+            *memberships.entry(address.0).or_default() += 1;
+        }
+    }
+
+    /// Gives the addresses that nobody wants any more.
+    pub fn uncount_memberships(&self, addresses: &[Address]) -> Vec<Address> {
+        let mut memberships = lock(&self.memberships);
+        let mut gone = Vec::new();
+        for address in addresses {
+            if let Some(count) = memberships.get_mut(&address.0) {
+                *count -= 1;
+                if *count == 0 {
+                    memberships.remove(&address.0);
+                    gone.push(*address);
+                }
+            }
+        }
+        gone
+    }
+}

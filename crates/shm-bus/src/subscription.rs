@@ -1,0 +1,606 @@
+//! Reading: one position in the order, the addresses it wants, and the lease on what it was given last.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shm_bus_os::clock;
+use shm_bus_ring::layout::payload;
+use shm_bus_ring::{
+    Address, AttachState, AttachmentId, Bucket, BucketSet, Frame, Kind, LaneKind, Ordering, Reader,
+    ReaderState, Sender, Senders, SleepKind, Stamp, Step, Violation, intact,
+};
+
+use crate::error::{BusError, Result};
+use crate::payload_memory::PeerMemory;
+use crate::record::{MemberId, Record, Stamped};
+use crate::shared::Shared;
+use crate::wire::{MAX_NAMES, Reply, Request, WirePolicy};
+
+/// How a reader that finds nothing waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WaitStrategy {
+    /// Looks again and again: lowest latency, a whole processor.
+    Spin,
+    /// Looks for [`SPIN`], then sleeps.
+    #[default]
+    SpinThenPark,
+    /// Sleeps at once.
+    Park,
+}
+
+/// How long [`WaitStrategy::SpinThenPark`] looks before it sleeps: about what being woken costs.
+pub const SPIN: Duration = Duration::from_micros(20);
+/// A blocking wait returns to its caller at least this often.
+pub const SLICE: Duration = Duration::from_millis(50);
+/// A sleeper looks by itself this often, in case a publisher was stopped between its slot and its wake.
+const SAFETY: Duration = Duration::from_secs(1);
+/// Frames of others that are passed over before the position is stored.
+const SKIP: u64 = 4096;
+
+/// How to subscribe.
+#[derive(Clone, Copy, Debug)]
+pub struct SubscribeOptions {
+    /// How long a full ring waits for this reader before it loses its place.
+    pub deadline: Duration,
+    /// How long to wait for the master's answer.
+    pub timeout: Duration,
+    /// Whether control records are delivered too.
+    pub records: bool,
+}
+
+impl Default for SubscribeOptions {
+    fn default() -> Self {
+        SubscribeOptions {
+            deadline: Duration::from_millis(100),
+            timeout: Duration::from_secs(5),
+            records: false,
+        }
+    }
+}
+
+/// One message, as long as the lease lasts: until the next call of [`Subscription::poll`] or [`Subscription::release`].
+pub struct Delivery<'a> {
+    /// Its checked header and place.
+    pub frame: &'a Frame,
+    /// Where it was sent: for a transaction, the first of this subscription's addresses among its destinations.
+    pub destination: Address,
+    /// Its sender's unicast address.
+    pub sender: Address,
+    /// Its sender's memory.
+    pub memory: &'a Arc<PeerMemory>,
+    /// Offset of its payload in that memory's mapping.
+    pub offset: u64,
+    /// Bytes of payload.
+    pub length: u64,
+}
+
+impl Delivery<'_> {
+    /// A copy of the payload.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.length as usize];
+        self.memory.view().copy_out(self.offset, &mut bytes);
+        bytes
+    }
+}
+
+/// What a poll hands over.
+pub enum Event<'a> {
+    /// A message for this subscription.
+    Message(Delivery<'a>),
+    /// A change of who is on the bus; only with [`SubscribeOptions::records`].
+    Record(Stamp, &'a Record),
+}
+
+struct Attached {
+    member: MemberId,
+    address: Address,
+    memory: Option<Arc<PeerMemory>>,
+}
+
+/// Everyone attached as of the reader's position.
+struct Roster {
+    shared: Arc<Shared>,
+    by_id: Vec<Option<Attached>>,
+}
+
+impl Roster {
+    fn set(&mut self, member: MemberId, address: Address) {
+        let index = usize::from(member.id);
+        if self.by_id.len() <= index {
+            self.by_id.resize_with(index + 1, || None);
+        }
+        self.by_id[index] = Some(Attached {
+            member,
+            address,
+            memory: None,
+        });
+    }
+}
+
+impl Senders for Roster {
+    #[inline]
+    fn sender(&mut self, id: AttachmentId) -> Option<Sender<'_>> {
+        let attached = self.by_id.get_mut(id.index())?.as_mut()?;
+        if attached.memory.is_none() {
+            attached.memory = self.shared.memory_of(attached.member);
+        }
+        attached.memory.as_ref().map(|m| Sender {
+            view: m.view(),
+            geometry: m.geometry(),
+        })
+    }
+}
+
+/// The oldest loan of each sender among what is leased now.
+#[derive(Default)]
+struct Lease {
+    oldest: Vec<(u16, LaneKind, u64, u64)>,
+}
+
+impl Lease {
+    #[inline]
+    fn add(&mut self, frame: &Frame) {
+        let id = frame.sender.0;
+        match self.oldest.iter_mut().find(|o| o.0 == id && o.1 == frame.lane) {
+            // Loans may be published out of loan order.
+            Some(oldest) => oldest.2 = oldest.2.min(frame.header.serial),
+            None => self
+                .oldest
+                .push((id, frame.lane, frame.header.serial, frame.place.stamp.0)),
+        }
+    }
+}
+
+/// A reader of the order.
+pub struct Subscription {
+    shared: Arc<Shared>,
+    number: u32,
+    reader: Reader,
+    roster: Roster,
+    addresses: Vec<Address>,
+    records: bool,
+    master: (u64, u16),
+    lease: Lease,
+    violations: HashMap<u16, u64>,
+    delivered: u64,
+    spun: Option<Instant>,
+    open: bool,
+}
+
+impl Subscription {
+    /// Joins groups (made if they are missing) and own addresses, and starts right behind the join record.
+    pub(crate) fn join(
+        shared: Arc<Shared>,
+        groups: &[String],
+        own_address: bool,
+        options: SubscribeOptions,
+    ) -> Result<Self> {
+        let mut addresses = open_groups(&shared, groups, options.timeout)?;
+        if own_address {
+            addresses.push(shared.address);
+        }
+        let mut buckets = BucketSet::control();
+        for address in &addresses {
+            buckets.insert(Bucket::of(*address));
+        }
+        shared.watch(&buckets);
+        let number = shared.reserve_position();
+        shared.count_memberships(&addresses);
+        let policy = WirePolicy::Block {
+            deadline: options.deadline.as_millis() as u64,
+        };
+        let raw: Vec<u64> = addresses.iter().map(|a| a.0).collect();
+        let answer = shared.ask(options.timeout, |request| Request::Join {
+            request,
+            addresses: raw.clone(),
+            policy,
+        });
+        let (stamp, term, master, attached) = match answer {
+            Ok(Reply::Joined {
+                stamp,
+                term,
+                master,
+                attached,
+                ..
+            }) => (stamp, term, master, attached),
+            other => {
+                shared.uncount_memberships(&addresses);
+                shared.release_position(number);
+                return Err(other.err().unwrap_or(BusError::Protocol {
+                    why: "an answer to another question".into(),
+                }));
+            }
+        };
+        shared.advance(number, stamp + 1);
+        let mut roster = Roster {
+            shared: shared.clone(),
+            by_id: Vec::new(),
+        };
+        for (member, address) in attached {
+            roster.set(member, Address(address));
+        }
+        Ok(Subscription {
+            number,
+            reader: Reader::new(Stamp(stamp + 1), buckets),
+            roster,
+            addresses,
+            records: options.records,
+            master: (term, master),
+            lease: Lease::default(),
+            violations: HashMap::new(),
+            delivered: 0,
+            spun: None,
+            open: true,
+            shared,
+        })
+    }
+
+    /// The stamp of the first message it can get.
+    pub fn position(&self) -> Stamp {
+        Stamp(self.reader.position())
+    }
+
+    /// The addresses it takes.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// Frames that failed the reader's checks, by the id that their slot names.
+    pub fn violations(&self) -> &HashMap<u16, u64> {
+        &self.violations
+    }
+
+    /// How many stamps it has yet to look at.
+    pub fn lag(&self) -> u64 {
+        self.shared
+            .sequencer
+            .hint()
+            .saturating_sub(self.reader.position())
+    }
+
+    /// Ends the lease on what the last poll gave.
+    ///
+    /// # Errors
+    /// [`BusError::Evicted`] if this reader had lost its place and something of it was overwritten meanwhile.
+    pub fn release(&mut self) -> Result<()> {
+        for (id, lane, serial, stamp) in self.lease.oldest.drain(..) {
+            let memory = self
+                .roster
+                .by_id
+                .get(usize::from(id))
+                .and_then(|a| a.as_ref()?.memory.as_ref());
+            if let Some(memory) = memory
+                && !intact(memory.view(), lane, serial)
+            {
+                return Err(BusError::Evicted { stamp });
+            }
+        }
+        self.shared.advance(self.number, self.reader.position());
+        Ok(())
+    }
+
+    /// Hands over what there is, at most `limit` messages, and gives how many. What the last poll gave is released
+    /// first; what this one gives is leased until the next.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`]; [`BusError::Evicted`] when this reader has lost its place.
+    pub fn poll(&mut self, limit: usize, mut deliver: impl FnMut(Event<'_>)) -> Result<usize> {
+        if !self.open || self.shared.is_closed() {
+            return Err(BusError::Closed);
+        }
+        self.release()?;
+        self.check_place()?;
+        let shared = self.shared.clone();
+        let sequencer = &shared.sequencer;
+        let (mut count, mut skipped) = (0, 0);
+        while count < limit {
+            skipped += self.reader.skip(sequencer, SKIP);
+            if skipped >= SKIP && count == 0 {
+                // Far behind others' traffic: let go of what was passed over before going on.
+                shared.advance(self.number, self.reader.position());
+                skipped = 0;
+            }
+            match self.reader.next(sequencer, &mut self.roster) {
+                Step::Empty => break,
+                Step::Overrun => {
+                    self.check_place()?;
+                    return Err(BusError::Evicted {
+                        stamp: self.reader.position(),
+                    });
+                }
+                Step::Violation(_, violation) => self.count_violation(violation),
+                Step::Frame(frame) if frame.header.kind == Kind::Control => {
+                    if let Some(record) = self.on_control(&frame)?
+                        && self.records
+                    {
+                        deliver(Event::Record(frame.place.stamp, &record));
+                        count += 1;
+                    }
+                }
+                Step::Frame(frame) => {
+                    let Some((destination, prefix)) = self.wanted(&frame) else {
+                        continue;
+                    };
+                    let Some(attached) = self
+                        .roster
+                        .by_id
+                        .get(frame.sender.index())
+                        .and_then(Option::as_ref)
+                    else {
+                        continue;
+                    };
+                    let Some(memory) = &attached.memory else { continue };
+                    self.lease.add(&frame);
+                    deliver(Event::Message(Delivery {
+                        destination,
+                        sender: attached.address,
+                        memory,
+                        offset: frame.offset + prefix,
+                        length: u64::from(frame.header.length) - prefix,
+                        frame: &frame,
+                    }));
+                    count += 1;
+                }
+            }
+        }
+        if count == 0 {
+            shared.advance(self.number, self.reader.position());
+        } else {
+            self.spun = None;
+            self.delivered += count as u64;
+            shared.own.region.count(payload::DELIVERED, count as u64);
+        }
+        Ok(count)
+    }
+
+    /// Which of this subscription's addresses a frame is for, and how many bytes of its payload are destinations.
+    #[inline]
+    fn wanted(&self, frame: &Frame) -> Option<(Address, u64)> {
+        if frame.header.kind == Kind::Message {
+            let address = frame.header.address();
+            return self.addresses.contains(&address).then_some((address, 0));
+        }
+        let prefix = 8 * frame.header.destination;
+        let memory = self
+            .roster
+            .by_id
+            .get(frame.sender.index())?
+            .as_ref()?
+            .memory
+            .as_ref()?;
+        let mut bytes = [0; 8];
+        (0..frame.header.destination)
+            .map(|i| {
+                memory.view().copy_out(frame.offset + 8 * i, &mut bytes);
+                Address(u64::from_le_bytes(bytes))
+            })
+            .find(|destination| self.addresses.contains(destination))
+            .map(|destination| (destination, prefix))
+    }
+
+    fn on_control(&mut self, frame: &Frame) -> Result<Option<Record>> {
+        let Some(memory) = self
+            .roster
+            .by_id
+            .get(frame.sender.index())
+            .and_then(|a| a.as_ref()?.memory.as_ref())
+        else {
+            return Ok(None);
+        };
+        let mut bytes = vec![0; frame.header.length as usize];
+        memory.view().copy_out(frame.offset, &mut bytes);
+        if !intact(memory.view(), frame.lane, frame.header.serial) {
+            return Err(BusError::Evicted {
+                stamp: frame.place.stamp.0,
+            });
+        }
+        let Some(Stamped { term, record }) = Stamped::decode(&bytes) else {
+            self.count_violation(Violation::Header(frame.sender));
+            return Ok(None);
+        };
+        let trusted = match &record {
+            Record::Master { member } => member.id == frame.sender.0 && term > self.master.0,
+            _ => (term, frame.sender.0) == self.master,
+        };
+        if !trusted {
+            self.count_violation(Violation::Header(frame.sender));
+            return Ok(None);
+        }
+        match &record {
+            Record::Master { member } => self.master = (term, member.id),
+            Record::Attached { member, address, .. } => self.roster.set(*member, Address(*address)),
+            Record::Departed { member, .. } => {
+                if let Some(slot) = self.roster.by_id.get_mut(usize::from(member.id))
+                    && slot.as_ref().is_some_and(|a| a.member == *member)
+                {
+                    *slot = None;
+                }
+            }
+            _ => {}
+        }
+        Ok(Some(record))
+    }
+
+    fn count_violation(&mut self, violation: Violation) {
+        *self.violations.entry(violation.sender().0).or_default() += 1;
+        self.shared.own.region.count(payload::VIOLATIONS, 1);
+    }
+
+    /// Whether this reader still counts: its own member word says so, where it cannot write it by accident.
+    fn check_place(&mut self) -> Result<()> {
+        let owner = self.shared.owner();
+        let word = self.shared.sequencer.members().word(owner.id);
+        if word.generation() != owner.generation || word.attach() != AttachState::Live {
+            return Err(BusError::Closed);
+        }
+        if word.reader() == ReaderState::Evicted {
+            return Err(BusError::Evicted {
+                stamp: self.reader.position(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether a poll would find something: one load.
+    #[inline]
+    pub fn is_ready(&self) -> bool {
+        self.reader.ready(&self.shared.sequencer)
+    }
+
+    /// The buckets it has to be woken for.
+    pub fn buckets(&self) -> &BucketSet {
+        self.reader.buckets()
+    }
+
+    /// Blocks until a poll may find something, at most `timeout` and at most one [`SLICE`]; `false` if nothing came.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`], [`BusError::System`].
+    pub fn wait(&mut self, strategy: WaitStrategy, timeout: Duration) -> Result<bool> {
+        if !self.open || self.shared.is_closed() {
+            return Err(BusError::Closed);
+        }
+        let slice = timeout.min(SLICE);
+        let spin = match strategy {
+            WaitStrategy::Spin => slice,
+            WaitStrategy::SpinThenPark => SPIN.min(slice),
+            WaitStrategy::Park => Duration::ZERO,
+        };
+        let start = clock::monotonic_nanos();
+        loop {
+            if self.advance_to_ready() {
+                return Ok(true);
+            }
+            if clock::monotonic_nanos() - start >= spin.as_nanos() as u64 {
+                break;
+            }
+            for _ in 0..32 {
+                std::hint::spin_loop();
+            }
+        }
+        if strategy == WaitStrategy::Spin {
+            return Ok(false);
+        }
+        let left = slice.saturating_sub(Duration::from_nanos(clock::monotonic_nanos() - start));
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let buckets = *self.reader.buckets();
+        let seen = self.shared.fall_asleep(&buckets, SleepKind::Futex);
+        let outcome = if self.advance_to_ready() {
+            Ok(true)
+        } else {
+            self.shared
+                .hint_word
+                .wait(seen, buckets.futex_bits(), Some(left.min(SAFETY)))
+                .map(|_| self.advance_to_ready())
+                .map_err(BusError::from)
+        };
+        self.shared.wake_up(&buckets);
+        outcome
+    }
+
+    /// Passes over what is not for this reader; `true` if something that may be is next.
+    pub fn advance_to_ready(&mut self) -> bool {
+        if self.lease.oldest.is_empty() {
+            while self.reader.skip(&self.shared.sequencer, SKIP) == SKIP {
+                self.shared.advance(self.number, self.reader.position());
+            }
+        }
+        self.is_ready()
+    }
+
+    /// Leaves the addresses that no other subscription of this attachment wants, and the order.
+    pub fn close(&mut self, timeout: Duration) -> Result<()> {
+        if !std::mem::take(&mut self.open) {
+            return Ok(());
+        }
+        let gone = self.shared.uncount_memberships(&self.addresses);
+        let last = self.shared.release_position(self.number);
+        if self.shared.is_closed() {
+            return Ok(());
+        }
+        let addresses: Vec<u64> = gone.iter().map(|a| a.0).collect();
+        self.shared
+            .ask(timeout, |request| Request::Leave {
+                request,
+                addresses: addresses.clone(),
+                last,
+            })
+            .map(|_| ())
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if std::mem::take(&mut self.open) {
+            let addresses = self
+                .shared
+                .uncount_memberships(&self.addresses)
+                .iter()
+                .map(|a| a.0)
+                .collect();
+            let last = self.shared.release_position(self.number);
+            self.shared.tell(&Request::Leave {
+                request: 0,
+                addresses,
+                last,
+            });
+        }
+    }
+}
+
+/// The addresses of groups, made by the master if they are missing.
+pub(crate) fn open_groups(shared: &Shared, groups: &[String], timeout: Duration) -> Result<Vec<Address>> {
+    let mut addresses = Vec::with_capacity(groups.len());
+    for names in groups.chunks(MAX_NAMES) {
+        match shared.ask(timeout, |request| Request::Open {
+            request,
+            names: names.to_vec(),
+        })? {
+            Reply::Opened {
+                addresses: opened, ..
+            } if opened.len() == names.len() => {
+                addresses.extend(opened.into_iter().map(Address));
+            }
+            _ => {
+                return Err(BusError::Protocol {
+                    why: "an answer to another question".into(),
+                });
+            }
+        }
+    }
+    if addresses.len() >= MAX_NAMES {
+        return Err(BusError::Limit {
+            what: "groups in one subscription",
+            limit: MAX_NAMES as u64 - 1,
+        });
+    }
+    Ok(addresses)
+}
+
+/// Sleeping, as both kinds of sleeper do it.
+impl Shared {
+    /// Adds buckets to the set in this attachment's page, before the join that needs them is asked for.
+    pub(crate) fn watch(&self, buckets: &BucketSet) {
+        for (i, word) in buckets.0.iter().enumerate() {
+            let offset = payload::BUCKETS + 8 * i as u64;
+            let old = self.own.region.load(offset, Ordering::Relaxed);
+            self.own.region.store(offset, old | word, Ordering::Release);
+        }
+    }
+
+    /// Counts this sleep, sets the sleeper's bits, and gives the value of the hint to sleep on. The caller looks once
+    /// more before it sleeps.
+    pub(crate) fn fall_asleep(&self, buckets: &BucketSet, kind: SleepKind) -> u32 {
+        self.own.region.count(payload::SLEEP_EPOCH, 1);
+        self.sequencer.sleepers().enter(self.owner().id, buckets, kind);
+        self.sequencer.hint() as u32
+    }
+
+    /// Takes the bits back.
+    pub(crate) fn wake_up(&self, buckets: &BucketSet) {
+        self.sequencer.sleepers().leave(self.owner().id, buckets);
+    }
+}
