@@ -6,6 +6,7 @@
 //! pointers. A [`View`] can only load, because a read-modify-write faults on a page that is mapped read-only.
 
 use alloc::sync::Arc;
+#[cfg(not(loom))]
 use core::any::Any;
 use core::ops::Deref;
 

@@ -1,0 +1,262 @@
+//! Every interleaving of going to sleep with what should wake.
+#![cfg(loom)]
+
+mod loom_common;
+
+use loom::sync::{Arc, Mutex};
+use loom::thread;
+use loom_common::{Bus, bucket, model, set};
+use shm_bus_ring::layout::sequencer;
+use shm_bus_ring::{
+    AttachmentId, Kind, LaneKind, Ordering, PublishError, Reader, ReaderState, Sequencer, SleepKind, Stamp, fence,
+};
+
+const NONE: (ReaderState, u64) = (ReaderState::None, 0);
+const FIRST: (ReaderState, u64) = (ReaderState::Live, 1);
+
+/// The kernel's part: look at the word and queue up in one step; a wake finds who is queued.
+#[derive(Clone)]
+struct Futex(Arc<Mutex<Sleep>>);
+
+#[derive(Clone, Copy, Default)]
+struct Sleep {
+    waits: bool,
+    woken: bool,
+}
+
+impl Futex {
+    fn new() -> Futex {
+        Futex(Arc::new(Mutex::new(Sleep::default())))
+    }
+
+    fn wait(&self, word: impl Fn() -> u64, expected: u64) {
+        let mut sleep = self.0.lock().unwrap();
+        sleep.waits = word() == expected;
+    }
+
+    fn wake(&self) {
+        let mut sleep = self.0.lock().unwrap();
+        sleep.woken |= sleep.waits;
+    }
+
+    fn sleeps_on(&self) -> bool {
+        let sleep = self.0.lock().unwrap();
+        sleep.waits && !sleep.woken
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Rule {
+    Kept,
+    /// The last look comes before the bits.
+    LookFirst,
+    /// The hint is loaded after the last look.
+    HintLast,
+    /// No fence between the bits and the last look.
+    Unfenced,
+    /// The publisher wakes without raising the hint.
+    HintNotRaised,
+    /// The publisher looks for sleepers before it fills the slot.
+    SleepersFirst,
+}
+
+fn go_to_sleep(bus: &Bus, id: u16, futex: &Futex, rule: Rule) {
+    let s = &bus.sequencer;
+    let reader = Reader::new(Stamp(1), set());
+    let bits = || s.sleepers().enter(AttachmentId(id), &set(), SleepKind::Futex);
+    let (found, hint) = match rule {
+        Rule::LookFirst => {
+            let found = reader.ready(s);
+            bits();
+            (found, s.hint())
+        }
+        Rule::HintLast => {
+            bits();
+            let found = reader.ready(s);
+            (found, s.hint())
+        }
+        Rule::Unfenced => {
+            for row in [u64::from(bucket().0), 255] {
+                let row = sequencer::SLEEPERS + row * sequencer::SLEEPER_ROW;
+                s.region().fetch_or(row, 1 << id, Ordering::SeqCst);
+            }
+            let hint = s.hint();
+            (reader.ready(s), hint)
+        }
+        _ => {
+            bits();
+            let hint = s.hint();
+            (reader.ready(s), hint)
+        }
+    };
+    if !found {
+        futex.wait(|| s.hint(), hint);
+    }
+}
+
+fn publish(bus: &Bus, id: u16, futexes: &[Futex], rule: Rule) {
+    let mut lane = bus.lane(id, LaneKind::Data);
+    let before = bus.sequencer.sleepers().any(bucket());
+    let published = bus.publish(&mut lane, id, Kind::Message, 10).unwrap();
+    let wake = match rule {
+        Rule::SleepersFirst => before,
+        _ => published.wake.is_some(),
+    };
+    if wake {
+        if rule != Rule::HintNotRaised {
+            bus.sequencer.raise_hint(published.stamp.0 + 1);
+        }
+        futexes.iter().for_each(Futex::wake);
+    }
+}
+
+/// The last attachments read and the others publish, each in a thread of its own.
+fn sleep(preemptions: Option<usize>, publishers: u16, readers: u16, rule: Rule) {
+    model(preemptions, move || {
+        let bus = Bus::new(3, 1, &vec![NONE; usize::from(publishers + readers)]);
+        let futexes: Vec<Futex> = (0..readers).map(|_| Futex::new()).collect();
+        let mut threads = Vec::new();
+        for id in 1..publishers {
+            let (bus, futexes) = (bus.clone(), futexes.clone());
+            threads.push(thread::spawn(move || publish(&bus, id, &futexes, rule)));
+        }
+        for n in 0..readers {
+            let (bus, futex) = (bus.clone(), futexes[usize::from(n)].clone());
+            threads.push(thread::spawn(move || go_to_sleep(&bus, publishers + n, &futex, rule)));
+        }
+        publish(&bus, 0, &futexes, rule);
+        threads.into_iter().for_each(|t| t.join().unwrap());
+        assert!(!futexes.iter().any(Futex::sleeps_on), "a wake was lost");
+    });
+}
+
+#[test]
+fn a_sleeper_never_misses_a_message() {
+    sleep(None, 1, 1, Rule::Kept);
+}
+
+#[test]
+fn a_sleeper_never_misses_one_of_two_messages() {
+    sleep(Some(3), 2, 1, Rule::Kept);
+}
+
+#[test]
+fn two_sleepers_never_miss_a_message() {
+    sleep(Some(3), 1, 2, Rule::Kept);
+}
+
+#[test]
+#[should_panic = "a wake was lost"]
+fn a_last_look_before_the_bits_loses_a_wake() {
+    sleep(None, 1, 1, Rule::LookFirst);
+}
+
+#[test]
+#[should_panic = "a wake was lost"]
+fn a_hint_loaded_after_the_last_look_loses_a_wake() {
+    sleep(None, 1, 1, Rule::HintLast);
+}
+
+#[test]
+#[should_panic = "a wake was lost"]
+fn bits_without_a_fence_lose_a_wake() {
+    sleep(None, 1, 1, Rule::Unfenced);
+}
+
+#[test]
+#[should_panic = "a wake was lost"]
+fn a_hint_that_is_not_raised_loses_a_wake() {
+    sleep(None, 1, 1, Rule::HintNotRaised);
+}
+
+#[test]
+#[should_panic = "a wake was lost"]
+fn a_look_for_sleepers_before_the_slot_is_filled_loses_a_wake() {
+    sleep(None, 1, 1, Rule::SleepersFirst);
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum SpaceRule {
+    Kept,
+    /// The waiter loads the space word after its last try.
+    WordLast,
+    /// The waiter sets its bit after its last try.
+    TryFirst,
+    /// The reader does not fence between its cursor and the bits.
+    Unfenced,
+}
+
+/// The only header holds a frame that the reader is about to pass.
+fn space(rule: SpaceRule) {
+    model(None, move || {
+        let bus = Bus::new(3, 1, &[NONE, FIRST]);
+        let mut lane = bus.lane(0, LaneKind::Data);
+        bus.publish(&mut lane, 0, Kind::Message, 10).unwrap();
+        let futex = Futex::new();
+        let (there, waker) = (bus.clone(), futex.clone());
+        let reader = thread::spawn(move || {
+            there.store_cursor(1, 2);
+            if rule != SpaceRule::Unfenced {
+                fence(Ordering::SeqCst);
+            }
+            if there.sequencer.space_wanted() {
+                there.sequencer.release_space();
+                waker.wake();
+            }
+        });
+        let s: &Sequencer = &bus.sequencer;
+        let mut full = || match bus.publish(&mut lane, 0, Kind::Message, 20) {
+            Ok(_) => false,
+            Err(PublishError::Full(full)) => {
+                assert_eq!(full.holder, Some((AttachmentId(1), 1)));
+                true
+            }
+            Err(e) => panic!("{e:?}"),
+        };
+        let bit = || s.wait_for_space(AttachmentId(0), true);
+        let (full, word) = match rule {
+            SpaceRule::WordLast => {
+                bit();
+                (full(), s.space())
+            }
+            SpaceRule::TryFirst => {
+                let full = full();
+                bit();
+                (full, s.space())
+            }
+            _ => {
+                bit();
+                let word = s.space();
+                (full(), word)
+            }
+        };
+        if full {
+            futex.wait(|| s.space(), word);
+        }
+        reader.join().unwrap();
+        assert!(!futex.sleeps_on(), "a release was lost");
+    });
+}
+
+#[test]
+fn a_publisher_that_waits_for_space_hears_of_it() {
+    space(SpaceRule::Kept);
+}
+
+#[test]
+#[should_panic = "a release was lost"]
+fn a_space_word_loaded_after_the_last_try_loses_a_release() {
+    space(SpaceRule::WordLast);
+}
+
+#[test]
+#[should_panic = "a release was lost"]
+fn a_last_try_before_the_bit_loses_a_release() {
+    space(SpaceRule::TryFirst);
+}
+
+#[test]
+#[should_panic = "a release was lost"]
+fn a_cursor_without_a_fence_behind_it_loses_a_release() {
+    space(SpaceRule::Unfenced);
+}
