@@ -2,3 +2,11 @@
 //! workspace; users meet the TypeScript API.
 
 mod atomics;
+mod bus;
+mod error;
+mod external;
+mod loop_waker;
+mod records;
+mod subscription;
+mod tasks;
+mod views;

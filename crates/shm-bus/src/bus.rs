@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use shm_bus_os::{EventFd, Mapping};
+use shm_bus_os::{Access, EventFd, Mapping};
 use shm_bus_ring::layout::payload;
 use shm_bus_ring::{Address, AttachmentId, BucketSet, Geometry, Ordering, SleepKind};
 
@@ -193,7 +193,33 @@ impl Bus {
     /// Wakes up: takes the announcement back and empties the eventfd.
     pub fn disarm(&self, buckets: &BucketSet) {
         self.shared.wake_up(buckets);
+        self.drain_wakes();
+    }
+
+    /// Empties the eventfd.
+    pub fn drain_wakes(&self) {
         let _ = self.shared.own.eventfd.drain();
+    }
+
+    /// Announces a blocking sleep for frames of `buckets`, on the futex in the low half of the hint (see
+    /// [`Bus::order_page`]); gives the value to sleep on. Look once more before sleeping, and [`Bus::wake_up`] after.
+    pub fn fall_asleep(&self, buckets: &BucketSet) -> u32 {
+        self.shared.fall_asleep(buckets, SleepKind::Futex)
+    }
+
+    /// Takes the announcement of a blocking sleep back.
+    pub fn wake_up(&self, buckets: &BucketSet) {
+        self.shared.wake_up(buckets);
+    }
+
+    /// A read-only map of the sequencer memory's first page, where the futex words are.
+    pub fn order_page(&self) -> Result<Arc<Mapping>> {
+        let page = shm_bus_ring::layout::PAGE as usize;
+        Ok(Arc::new(Mapping::shared(
+            self.shared.sequencer_fd.as_fd(),
+            page,
+            Access::ReadOnly,
+        )?))
     }
 
     /// Detaches. What was published stays readable for those it was sent to. Blocks until the departure is in the

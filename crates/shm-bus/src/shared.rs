@@ -118,6 +118,8 @@ impl Shared {
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         lock(&self.requests).clear();
+        // An event loop that sleeps has to hear of it.
+        let _ = self.own.eventfd.signal();
     }
 
     pub fn said_goodbye(&self) -> bool {

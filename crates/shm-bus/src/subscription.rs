@@ -45,7 +45,7 @@ pub struct SubscribeOptions {
     pub deadline: Duration,
     /// How long to wait for the master's answer.
     pub timeout: Duration,
-    /// Whether control records are delivered too.
+    /// Whether control records count as something that was handed over.
     pub records: bool,
 }
 
@@ -88,7 +88,7 @@ impl Delivery<'_> {
 pub enum Event<'a> {
     /// A message for this subscription.
     Message(Delivery<'a>),
-    /// A change of who is on the bus; only with [`SubscribeOptions::records`].
+    /// A change of who is on the bus.
     Record(Stamp, &'a Record),
 }
 
@@ -311,11 +311,9 @@ impl Subscription {
                 }
                 Step::Violation(_, violation) => self.count_violation(violation),
                 Step::Frame(frame) if frame.header.kind == Kind::Control => {
-                    if let Some(record) = self.on_control(&frame)?
-                        && self.records
-                    {
+                    if let Some(record) = self.on_control(&frame)? {
                         deliver(Event::Record(frame.place.stamp, &record));
-                        count += 1;
+                        count += usize::from(self.records);
                     }
                 }
                 Step::Frame(frame) => {

@@ -1,0 +1,501 @@
+//! An attachment as JavaScript drives it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use napi::bindgen_prelude::{AsyncTask, ClassInstance, Function, Unknown};
+use napi::{Env, Result};
+use napi_derive::napi;
+use shm_bus::{
+    Address, AttachOptions, BucketSet, Bus, BusError, BusLoan, Envelope, MasterMode, Publisher,
+    SubscribeOptions,
+};
+use shm_bus_os::Mapping;
+use shm_bus_ring::layout::PAGE;
+
+use crate::error::{named, to_js};
+use crate::external;
+use crate::loop_waker::LoopWaker;
+use crate::subscription::NativeSubscription;
+use crate::tasks::{AttachTask, CloseTask, GroupTask, SubscribeTask};
+use crate::views::ViewTable;
+
+/// Options of `attach`; what is missing has its default.
+#[napi(object)]
+pub struct NativeAttachOptions {
+    pub master: Option<String>,
+    pub ring_bytes: Option<f64>,
+    pub headers: Option<f64>,
+    pub slots: Option<f64>,
+    pub runtime_directory: Option<String>,
+    pub timeout_ms: Option<f64>,
+    pub protocol: Option<u32>,
+}
+
+/// One attachment in the directory.
+#[napi(object)]
+pub struct NativePeer {
+    pub id: u32,
+    pub generation: u32,
+    pub address: String,
+    pub pid: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<String>,
+    pub master: bool,
+    pub lag: f64,
+    pub published: f64,
+    pub delivered: f64,
+}
+
+fn whole(option: &'static str, value: f64) -> Result<u64> {
+    if value.fract() == 0.0 && (0.0..=9_007_199_254_740_991.0).contains(&value) {
+        Ok(value as u64)
+    } else {
+        Err(to_js(&BusError::InvalidOption {
+            option,
+            why: format!("must be a whole number, not {value}"),
+        }))
+    }
+}
+
+fn milliseconds(option: &'static str, value: f64) -> Result<Duration> {
+    if value.is_finite() && (0.0..=1e12).contains(&value) {
+        Ok(Duration::from_secs_f64(value / 1000.0))
+    } else {
+        let why = format!("must be a number of milliseconds, not {value}");
+        Err(to_js(&BusError::InvalidOption { option, why }))
+    }
+}
+
+fn options_of(js: NativeAttachOptions) -> Result<AttachOptions> {
+    let mut options = AttachOptions::default();
+    if let Some(master) = js.master {
+        options.master = match master.as_str() {
+            "auto" => MasterMode::Auto,
+            "never" => MasterMode::Never,
+            "only" => MasterMode::Only,
+            _ => {
+                let why = format!("must be 'auto', 'never' or 'only', not {master:?}");
+                return Err(to_js(&BusError::InvalidOption {
+                    option: "master",
+                    why,
+                }));
+            }
+        };
+    }
+    if let Some(bytes) = js.ring_bytes {
+        options.ring_bytes = whole("ringBytes", bytes)?;
+    }
+    if let Some(headers) = js.headers {
+        options.headers = whole("headers", headers)?;
+    }
+    if let Some(slots) = js.slots {
+        let slots = whole("slots", slots)?;
+        if !slots.is_power_of_two() {
+            let why = format!("must be a power of two, not {slots}");
+            return Err(to_js(&BusError::InvalidOption { option: "slots", why }));
+        }
+        options.log2_slots = slots.trailing_zeros();
+    }
+    options.runtime_directory = js.runtime_directory.map(PathBuf::from);
+    if let Some(timeout) = js.timeout_ms {
+        options.timeout = milliseconds("timeout", timeout)?;
+    }
+    options.protocol = js.protocol.unwrap_or(0);
+    Ok(options)
+}
+
+/// Attaches on libuv's pool.
+#[napi]
+pub fn attach(name: String, options: NativeAttachOptions) -> Result<AsyncTask<AttachTask>> {
+    Ok(AsyncTask::new(AttachTask {
+        name,
+        options: options_of(options)?,
+    }))
+}
+
+/// Whether an ArrayBuffer is detached.
+#[napi]
+pub fn is_detached(env: Env, buffer: Unknown<'_>) -> bool {
+    external::is_detached(&env, &buffer)
+}
+
+/// `Address` of a text such as `3:*` or `0:7`.
+fn parse_address(text: &str) -> Option<Address> {
+    let (prefix, suffix) = text.split_once(':')?;
+    let prefix: u16 = prefix.parse().ok()?;
+    if suffix == "*" {
+        return Some(Address::group(prefix));
+    }
+    let suffix: u64 = suffix.parse().ok()?;
+    (suffix < (1 << 48) - 1).then_some(Address(u64::from(prefix) << 48 | suffix))
+}
+
+#[napi]
+pub struct NativeBus {
+    bus: Arc<Bus>,
+    publisher: Publisher,
+    destinations: Vec<Vec<Address>>,
+    loans: HashMap<u32, BusLoan>,
+    next_loan: u32,
+    views: Arc<ViewTable>,
+    waker: Option<LoopWaker>,
+    armed: Option<BucketSet>,
+}
+
+impl NativeBus {
+    pub fn new(bus: Bus) -> Result<Self> {
+        let publisher = bus.publisher().map_err(|e| to_js(&e))?;
+        Ok(NativeBus {
+            bus: Arc::new(bus),
+            publisher,
+            destinations: Vec::new(),
+            loans: HashMap::new(),
+            next_loan: 0,
+            views: Arc::new(ViewTable::default()),
+            waker: None,
+            armed: None,
+        })
+    }
+}
+
+impl Drop for NativeBus {
+    fn drop(&mut self) {
+        self.bus.close();
+    }
+}
+
+#[napi]
+impl NativeBus {
+    #[napi(getter)]
+    pub fn address(&self) -> String {
+        self.bus.address().to_string()
+    }
+
+    #[napi(getter)]
+    pub fn bus_id(&self) -> String {
+        format!("{:032x}", self.bus.bus_id())
+    }
+
+    #[napi(getter)]
+    pub fn is_master(&self) -> bool {
+        self.bus.is_master()
+    }
+
+    #[napi(getter)]
+    pub fn is_closed(&self) -> bool {
+        self.bus.is_closed()
+    }
+
+    /// The largest payload of a message to one address.
+    #[napi(getter)]
+    pub fn max_message_bytes(&self) -> f64 {
+        self.publisher.max_frame() as f64
+    }
+
+    /// A number for a list of destinations (addresses, or names of groups), for `publish` and `loan`.
+    #[napi]
+    pub fn destination(&mut self, names: Vec<String>) -> Result<u32> {
+        let mut addresses = Vec::with_capacity(names.len());
+        for name in &names {
+            let address = match parse_address(name) {
+                Some(address) => address,
+                None => self.publisher.resolve(name).map_err(|e| to_js(&e))?,
+            };
+            addresses.push(address);
+        }
+        if let Some(known) = self.destinations.iter().position(|d| *d == addresses) {
+            return Ok(known as u32);
+        }
+        self.destinations.push(addresses);
+        Ok(self.destinations.len() as u32 - 1)
+    }
+
+    /// Publishes; gives the stamp, or -1 if there is no room now. In a batch the stamp is 0.
+    #[napi]
+    pub fn publish(
+        &mut self,
+        destination: u32,
+        bytes: &[u8],
+        topic_low: u32,
+        topic_high: u32,
+    ) -> Result<f64> {
+        let envelope = Envelope {
+            topic: u64::from(topic_low) | u64::from(topic_high) << 32,
+        };
+        let addresses = self.destinations.get(destination as usize).map_or(&[][..], |d| d);
+        match self.publisher.publish(addresses, bytes, envelope) {
+            Ok(stamp) => Ok(stamp.0 as f64),
+            Err(BusError::WouldBlock { .. }) => Ok(-1.0),
+            Err(error) => Err(to_js(&error)),
+        }
+    }
+
+    /// Reserves bytes in the own ring: `[number, offset]`, or nothing if there is no room now.
+    #[napi]
+    pub fn loan(&mut self, destination: u32, bytes: f64) -> Result<Option<Vec<f64>>> {
+        let length = whole("bytes", bytes)?;
+        let addresses = self.destinations.get(destination as usize).map_or(&[][..], |d| d);
+        match self.publisher.loan(addresses, length) {
+            Ok(loan) => {
+                let number = self.next_loan;
+                self.next_loan = self.next_loan.wrapping_add(1);
+                let offset = loan.offset() as f64;
+                self.loans.insert(number, loan);
+                Ok(Some(vec![f64::from(number), offset]))
+            }
+            Err(BusError::WouldBlock { .. }) => Ok(None),
+            Err(error) => Err(to_js(&error)),
+        }
+    }
+
+    /// Publishes the first `bytes` of a loan: as `publish`.
+    #[napi]
+    pub fn publish_loan(&mut self, number: u32, bytes: f64, topic_low: u32, topic_high: u32) -> Result<f64> {
+        let envelope = Envelope {
+            topic: u64::from(topic_low) | u64::from(topic_high) << 32,
+        };
+        let length = whole("bytes", bytes)?;
+        let loan = self.loans.remove(&number).ok_or_else(|| {
+            named(
+                "ERR_SHM_BUS_LOAN_ENDED",
+                "the loan was published or given up already; take a new one",
+            )
+        })?;
+        match self.publisher.publish_loan(loan, length, envelope) {
+            Ok(stamp) => Ok(stamp.0 as f64),
+            Err(BusError::WouldBlock { .. }) => Ok(-1.0),
+            Err(error) => Err(to_js(&error)),
+        }
+    }
+
+    /// Gives a loan up; nothing if it has ended already.
+    #[napi]
+    pub fn abandon_loan(&mut self, number: u32) {
+        if let Some(loan) = self.loans.remove(&number) {
+            self.publisher.abandon(loan);
+        }
+    }
+
+    #[napi]
+    pub fn begin_batch(&mut self) -> Result<()> {
+        self.publisher.begin_batch().map_err(|e| to_js(&e))
+    }
+
+    /// Publishes the batch: its stamp, -1 if there is no room now, 0 if it is empty.
+    #[napi]
+    pub fn end_batch(&mut self) -> Result<f64> {
+        match self.publisher.end_batch() {
+            Ok(stamp) => Ok(stamp.map_or(0.0, |s| s.0 as f64)),
+            Err(BusError::WouldBlock { .. }) => Ok(-1.0),
+            Err(error) => Err(to_js(&error)),
+        }
+    }
+
+    #[napi]
+    pub fn abandon_batch(&mut self) {
+        self.publisher.abandon_batch();
+    }
+
+    /// Whether the message that found no room would find it now.
+    #[napi]
+    pub fn is_writable(&mut self) -> Result<bool> {
+        self.publisher.is_writable().map_err(|e| to_js(&e))
+    }
+
+    /// Announces that this publisher waits for space, or that it no longer does.
+    #[napi]
+    pub fn want_space(&self, waiting: bool) {
+        self.publisher.want_space(waiting);
+    }
+
+    /// Makes a group unless there is one of that name; its address.
+    #[napi]
+    pub fn create_group(&self, name: String, timeout_ms: f64) -> Result<AsyncTask<GroupTask>> {
+        let timeout = milliseconds("timeout", timeout_ms)?;
+        Ok(AsyncTask::new(GroupTask {
+            bus: self.bus.clone(),
+            name,
+            timeout,
+        }))
+    }
+
+    /// Subscribes to groups by name, and to the own address.
+    #[napi]
+    pub fn subscribe(
+        &self,
+        groups: Vec<String>,
+        own_address: bool,
+        deadline_ms: f64,
+        timeout_ms: f64,
+        records: bool,
+    ) -> Result<AsyncTask<SubscribeTask>> {
+        let options = SubscribeOptions {
+            deadline: milliseconds("deadline", deadline_ms)?,
+            timeout: milliseconds("timeout", timeout_ms)?,
+            records,
+        };
+        let (bus, views) = (self.bus.clone(), self.views.clone());
+        Ok(AsyncTask::new(SubscribeTask {
+            bus,
+            views,
+            groups,
+            own_address,
+            options,
+        }))
+    }
+
+    /// The ArrayBuffer over a sender's memory, by the number that `poll` gave.
+    #[napi]
+    pub fn view_buffer(&self, env: Env, number: u32) -> Result<Option<Unknown<'static>>> {
+        self.views.array_buffer(&env, number)
+    }
+
+    /// Numbers of buffers whose senders have departed.
+    #[napi]
+    pub fn take_retired(&self) -> Vec<u32> {
+        self.views.take_retired()
+    }
+
+    /// The ArrayBuffer over the own memory: page, headers, ring, and the ring once more.
+    #[napi]
+    pub fn own_buffer(&self, env: Env) -> Result<Unknown<'static>> {
+        let mapping = self.bus.own_mapping().clone();
+        // SAFETY: mapped writable while the Arc lives. JavaScript writes where it was given a loan.
+        unsafe { external::array_buffer(&env, mapping.base(), mapping.len(), mapping.clone()) }
+    }
+
+    /// The ArrayBuffer over the first page of the sequencer memory, read-only: the words to sleep on.
+    #[napi]
+    pub fn order_buffer(&self, env: Env) -> Result<Unknown<'static>> {
+        let mapping = self.bus.order_page().map_err(|e| to_js(&e))?;
+        // SAFETY: mapped readable while the Arc lives.
+        unsafe { external::array_buffer::<Mapping>(&env, mapping.base(), PAGE as usize, mapping.clone()) }
+    }
+
+    /// Detaches a buffer that `viewBuffer`, `ownBuffer` or `orderBuffer` gave.
+    #[napi]
+    pub fn detach_buffer(&self, env: Env, buffer: Unknown<'_>) -> Result<()> {
+        external::detach(&env, &buffer)
+    }
+
+    /// Calls `wake` on this thread when something comes for an armed attachment.
+    #[napi]
+    pub fn start(&mut self, env: Env, wake: Function<'_, (), ()>) -> Result<()> {
+        if self.waker.is_none() {
+            let callback = wake.create_ref()?;
+            self.waker = Some(LoopWaker::start(
+                &env,
+                self.bus.eventfd(),
+                self.bus.clone(),
+                callback,
+            )?);
+        }
+        Ok(())
+    }
+
+    #[napi]
+    pub fn keep_alive(&self, yes: bool) {
+        if let Some(waker) = &self.waker {
+            waker.keep_alive(yes);
+        }
+    }
+
+    /// Goes to sleep for what these subscriptions want. `false` if one of them has something: nobody sleeps then.
+    #[napi]
+    pub fn arm(&mut self, subscriptions: Vec<ClassInstance<'_, NativeSubscription>>) -> bool {
+        let mut buckets = BucketSet::default();
+        for subscription in &subscriptions {
+            match subscription.buckets() {
+                Some(more) => buckets = buckets.union(&more),
+                None => return false,
+            }
+        }
+        self.disarm();
+        self.bus.arm(&buckets);
+        self.armed = Some(buckets);
+        if subscriptions.iter().any(|s| s.is_ready()) {
+            self.disarm();
+            return false;
+        }
+        true
+    }
+
+    /// Wakes up.
+    #[napi]
+    pub fn disarm(&mut self) {
+        if let Some(buckets) = self.armed.take() {
+            self.bus.disarm(&buckets);
+        }
+    }
+
+    /// Empties the eventfd, so that the loop does not see an old signal.
+    #[napi]
+    pub fn drain_wakes(&self) {
+        self.bus.drain_wakes();
+    }
+
+    /// Announces a blocking sleep for what a subscription wants; gives the value of the hint to sleep on.
+    #[napi]
+    pub fn fall_asleep(&self, subscription: &NativeSubscription) -> Result<i32> {
+        let buckets = subscription.buckets().ok_or_else(|| to_js(&BusError::Closed))?;
+        Ok(self.bus.fall_asleep(&buckets) as i32)
+    }
+
+    /// Takes the announcement back.
+    #[napi]
+    pub fn wake_up(&self, subscription: &NativeSubscription) {
+        if let Some(buckets) = subscription.buckets() {
+            self.bus.wake_up(&buckets);
+        }
+    }
+
+    /// Who is on the bus.
+    #[napi]
+    pub fn peers(&self) -> Result<Vec<NativePeer>> {
+        let directory = self.bus.directory().map_err(|e| to_js(&e))?;
+        Ok(directory
+            .members()
+            .map(|(member, entry)| {
+                let statistics = self.bus.statistics(Some(member)).unwrap_or_default();
+                NativePeer {
+                    id: u32::from(member.id),
+                    generation: member.generation,
+                    address: Address(entry.address).to_string(),
+                    pid: entry.credentials.pid,
+                    uid: entry.credentials.uid,
+                    gid: entry.credentials.gid,
+                    groups: directory
+                        .joined_by(member.id)
+                        .map(|a| directory.name_of(a).map_or_else(|| a.to_string(), str::to_owned))
+                        .collect(),
+                    master: directory.master == Some(member),
+                    lag: statistics.lag as f64,
+                    published: statistics.published as f64,
+                    delivered: statistics.delivered as f64,
+                }
+            })
+            .collect())
+    }
+
+    /// Stamps between the own cursor and the tail.
+    #[napi(getter)]
+    pub fn lag(&self) -> f64 {
+        self.bus.statistics(None).map_or(0.0, |s| s.lag as f64)
+    }
+
+    /// Detaches. The maps that JavaScript sees read as zeros from here on.
+    #[napi]
+    pub fn close(&mut self) -> Result<AsyncTask<CloseTask>> {
+        self.disarm();
+        self.waker = None;
+        self.publisher.abandon_batch();
+        self.views.blank()?;
+        Ok(AsyncTask::new(CloseTask {
+            bus: self.bus.clone(),
+        }))
+    }
+}
