@@ -1,5 +1,6 @@
 //! An attachment as JavaScript drives it.
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -134,16 +135,22 @@ fn parse_address(text: &str) -> Option<Address> {
     (suffix < (1 << 48) - 1).then_some(Address(u64::from(prefix) << 48 | suffix))
 }
 
-#[napi]
-pub struct NativeBus {
-    bus: Arc<Bus>,
+/// The publishing end with its numbered destinations and loans.
+struct Output {
     publisher: Publisher,
     destinations: Vec<Vec<Address>>,
     loans: HashMap<u32, BusLoan>,
     next_loan: u32,
+}
+
+/// All methods take `&self`: napi-rs counts a method whose task is still running as a borrow.
+#[napi]
+pub struct NativeBus {
+    bus: Arc<Bus>,
+    output: RefCell<Output>,
     views: Arc<ViewTable>,
-    waker: Option<LoopWaker>,
-    armed: Option<BucketSet>,
+    waker: RefCell<Option<LoopWaker>>,
+    armed: Cell<Option<BucketSet>>,
 }
 
 impl NativeBus {
@@ -151,13 +158,15 @@ impl NativeBus {
         let publisher = bus.publisher().map_err(|e| to_js(&e))?;
         Ok(NativeBus {
             bus: Arc::new(bus),
-            publisher,
-            destinations: Vec::new(),
-            loans: HashMap::new(),
-            next_loan: 0,
+            output: RefCell::new(Output {
+                publisher,
+                destinations: Vec::new(),
+                loans: HashMap::new(),
+                next_loan: 0,
+            }),
             views: Arc::new(ViewTable::default()),
-            waker: None,
-            armed: None,
+            waker: RefCell::new(None),
+            armed: Cell::new(None),
         })
     }
 }
@@ -193,41 +202,41 @@ impl NativeBus {
     /// The largest payload of a message to one address.
     #[napi(getter)]
     pub fn max_message_bytes(&self) -> f64 {
-        self.publisher.max_frame() as f64
+        self.output.borrow().publisher.max_frame() as f64
     }
 
     /// A number for a list of destinations (addresses, or names of groups), for `publish` and `loan`.
     #[napi]
-    pub fn destination(&mut self, names: Vec<String>) -> Result<u32> {
+    pub fn destination(&self, names: Vec<String>) -> Result<u32> {
+        let mut output = self.output.borrow_mut();
         let mut addresses = Vec::with_capacity(names.len());
         for name in &names {
             let address = match parse_address(name) {
                 Some(address) => address,
-                None => self.publisher.resolve(name).map_err(|e| to_js(&e))?,
+                None => output.publisher.resolve(name).map_err(|e| to_js(&e))?,
             };
             addresses.push(address);
         }
-        if let Some(known) = self.destinations.iter().position(|d| *d == addresses) {
+        if let Some(known) = output.destinations.iter().position(|d| *d == addresses) {
             return Ok(known as u32);
         }
-        self.destinations.push(addresses);
-        Ok(self.destinations.len() as u32 - 1)
+        output.destinations.push(addresses);
+        Ok(output.destinations.len() as u32 - 1)
     }
 
     /// Publishes; gives the stamp, or -1 if there is no room now. In a batch the stamp is 0.
     #[napi]
-    pub fn publish(
-        &mut self,
-        destination: u32,
-        bytes: &[u8],
-        topic_low: u32,
-        topic_high: u32,
-    ) -> Result<f64> {
+    pub fn publish(&self, destination: u32, bytes: &[u8], topic_low: u32, topic_high: u32) -> Result<f64> {
         let envelope = Envelope {
             topic: u64::from(topic_low) | u64::from(topic_high) << 32,
         };
-        let addresses = self.destinations.get(destination as usize).map_or(&[][..], |d| d);
-        match self.publisher.publish(addresses, bytes, envelope) {
+        let Output {
+            publisher,
+            destinations,
+            ..
+        } = &mut *self.output.borrow_mut();
+        let addresses = destinations.get(destination as usize).map_or(&[][..], |d| d);
+        match publisher.publish(addresses, bytes, envelope) {
             Ok(stamp) => Ok(stamp.0 as f64),
             Err(BusError::WouldBlock { .. }) => Ok(-1.0),
             Err(error) => Err(to_js(&error)),
@@ -236,15 +245,21 @@ impl NativeBus {
 
     /// Reserves bytes in the own ring: `[number, offset]`, or nothing if there is no room now.
     #[napi]
-    pub fn loan(&mut self, destination: u32, bytes: f64) -> Result<Option<Vec<f64>>> {
+    pub fn loan(&self, destination: u32, bytes: f64) -> Result<Option<Vec<f64>>> {
         let length = whole("bytes", bytes)?;
-        let addresses = self.destinations.get(destination as usize).map_or(&[][..], |d| d);
-        match self.publisher.loan(addresses, length) {
+        let Output {
+            publisher,
+            destinations,
+            loans,
+            next_loan,
+        } = &mut *self.output.borrow_mut();
+        let addresses = destinations.get(destination as usize).map_or(&[][..], |d| d);
+        match publisher.loan(addresses, length) {
             Ok(loan) => {
-                let number = self.next_loan;
-                self.next_loan = self.next_loan.wrapping_add(1);
+                let number = *next_loan;
+                *next_loan = next_loan.wrapping_add(1);
                 let offset = loan.offset() as f64;
-                self.loans.insert(number, loan);
+                loans.insert(number, loan);
                 Ok(Some(vec![f64::from(number), offset]))
             }
             Err(BusError::WouldBlock { .. }) => Ok(None),
@@ -254,18 +269,19 @@ impl NativeBus {
 
     /// Publishes the first `bytes` of a loan: as `publish`.
     #[napi]
-    pub fn publish_loan(&mut self, number: u32, bytes: f64, topic_low: u32, topic_high: u32) -> Result<f64> {
+    pub fn publish_loan(&self, number: u32, bytes: f64, topic_low: u32, topic_high: u32) -> Result<f64> {
         let envelope = Envelope {
             topic: u64::from(topic_low) | u64::from(topic_high) << 32,
         };
         let length = whole("bytes", bytes)?;
-        let loan = self.loans.remove(&number).ok_or_else(|| {
+        let mut output = self.output.borrow_mut();
+        let loan = output.loans.remove(&number).ok_or_else(|| {
             named(
                 "ERR_SHM_BUS_LOAN_ENDED",
                 "the loan was published or given up already; take a new one",
             )
         })?;
-        match self.publisher.publish_loan(loan, length, envelope) {
+        match output.publisher.publish_loan(loan, length, envelope) {
             Ok(stamp) => Ok(stamp.0 as f64),
             Err(BusError::WouldBlock { .. }) => Ok(-1.0),
             Err(error) => Err(to_js(&error)),
@@ -274,21 +290,26 @@ impl NativeBus {
 
     /// Gives a loan up; nothing if it has ended already.
     #[napi]
-    pub fn abandon_loan(&mut self, number: u32) {
-        if let Some(loan) = self.loans.remove(&number) {
-            self.publisher.abandon(loan);
+    pub fn abandon_loan(&self, number: u32) {
+        let mut output = self.output.borrow_mut();
+        if let Some(loan) = output.loans.remove(&number) {
+            output.publisher.abandon(loan);
         }
     }
 
     #[napi]
-    pub fn begin_batch(&mut self) -> Result<()> {
-        self.publisher.begin_batch().map_err(|e| to_js(&e))
+    pub fn begin_batch(&self) -> Result<()> {
+        self.output
+            .borrow_mut()
+            .publisher
+            .begin_batch()
+            .map_err(|e| to_js(&e))
     }
 
     /// Publishes the batch: its stamp, -1 if there is no room now, 0 if it is empty.
     #[napi]
-    pub fn end_batch(&mut self) -> Result<f64> {
-        match self.publisher.end_batch() {
+    pub fn end_batch(&self) -> Result<f64> {
+        match self.output.borrow_mut().publisher.end_batch() {
             Ok(stamp) => Ok(stamp.map_or(0.0, |s| s.0 as f64)),
             Err(BusError::WouldBlock { .. }) => Ok(-1.0),
             Err(error) => Err(to_js(&error)),
@@ -296,20 +317,24 @@ impl NativeBus {
     }
 
     #[napi]
-    pub fn abandon_batch(&mut self) {
-        self.publisher.abandon_batch();
+    pub fn abandon_batch(&self) {
+        self.output.borrow_mut().publisher.abandon_batch();
     }
 
     /// Whether the message that found no room would find it now.
     #[napi]
-    pub fn is_writable(&mut self) -> Result<bool> {
-        self.publisher.is_writable().map_err(|e| to_js(&e))
+    pub fn is_writable(&self) -> Result<bool> {
+        self.output
+            .borrow_mut()
+            .publisher
+            .is_writable()
+            .map_err(|e| to_js(&e))
     }
 
     /// Announces that this publisher waits for space, or that it no longer does.
     #[napi]
     pub fn want_space(&self, waiting: bool) {
-        self.publisher.want_space(waiting);
+        self.output.borrow().publisher.want_space(waiting);
     }
 
     /// Makes a group unless there is one of that name; its address.
@@ -384,10 +409,11 @@ impl NativeBus {
 
     /// Calls `wake` on this thread when something comes for an armed attachment.
     #[napi]
-    pub fn start(&mut self, env: Env, wake: Function<'_, (), ()>) -> Result<()> {
-        if self.waker.is_none() {
+    pub fn start(&self, env: Env, wake: Function<'_, (), ()>) -> Result<()> {
+        let mut waker = self.waker.borrow_mut();
+        if waker.is_none() {
             let callback = wake.create_ref()?;
-            self.waker = Some(LoopWaker::start(
+            *waker = Some(LoopWaker::start(
                 &env,
                 self.bus.eventfd(),
                 self.bus.clone(),
@@ -399,14 +425,14 @@ impl NativeBus {
 
     #[napi]
     pub fn keep_alive(&self, yes: bool) {
-        if let Some(waker) = &self.waker {
+        if let Some(waker) = &*self.waker.borrow() {
             waker.keep_alive(yes);
         }
     }
 
     /// Goes to sleep for what these subscriptions want. `false` if one of them has something: nobody sleeps then.
     #[napi]
-    pub fn arm(&mut self, subscriptions: Vec<ClassInstance<'_, NativeSubscription>>) -> bool {
+    pub fn arm(&self, subscriptions: Vec<ClassInstance<'_, NativeSubscription>>) -> bool {
         let mut buckets = BucketSet::default();
         for subscription in &subscriptions {
             match subscription.buckets() {
@@ -416,7 +442,7 @@ impl NativeBus {
         }
         self.disarm();
         self.bus.arm(&buckets);
-        self.armed = Some(buckets);
+        self.armed.set(Some(buckets));
         if subscriptions.iter().any(|s| s.is_ready()) {
             self.disarm();
             return false;
@@ -426,7 +452,7 @@ impl NativeBus {
 
     /// Wakes up.
     #[napi]
-    pub fn disarm(&mut self) {
+    pub fn disarm(&self) {
         if let Some(buckets) = self.armed.take() {
             self.bus.disarm(&buckets);
         }
@@ -489,10 +515,10 @@ impl NativeBus {
 
     /// Detaches. The maps that JavaScript sees read as zeros from here on.
     #[napi]
-    pub fn close(&mut self) -> Result<AsyncTask<CloseTask>> {
+    pub fn close(&self) -> Result<AsyncTask<CloseTask>> {
         self.disarm();
-        self.waker = None;
-        self.publisher.abandon_batch();
+        *self.waker.borrow_mut() = None;
+        self.output.borrow_mut().publisher.abandon_batch();
         self.views.blank()?;
         Ok(AsyncTask::new(CloseTask {
             bus: self.bus.clone(),

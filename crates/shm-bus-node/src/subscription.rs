@@ -1,6 +1,6 @@
 //! A subscription as JavaScript drives it: `poll` fills a table of numbers, one row a message.
 
-use std::cell::UnsafeCell;
+use std::cell::{RefCell, UnsafeCell};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -55,7 +55,7 @@ pub struct NativeSubscription {
     views: Arc<ViewTable>,
     table: Arc<Table>,
     wants_records: bool,
-    records: Vec<NativeRecord>,
+    records: RefCell<Vec<NativeRecord>>,
     addresses: Vec<shm_bus::Address>,
 }
 
@@ -71,7 +71,7 @@ impl NativeSubscription {
             views,
             table: Arc::new(Table(UnsafeCell::new(vec![0.0; ROWS * COLUMNS].into()))),
             wants_records,
-            records: Vec::new(),
+            records: RefCell::new(Vec::new()),
         }
     }
 
@@ -122,9 +122,8 @@ impl NativeSubscription {
     /// Releases what the last poll gave and fills the table with what there is; gives the number of rows. Records are
     /// kept for `takeRecords`.
     #[napi]
-    pub fn poll(&mut self, limit: u32) -> Result<u32> {
-        let inner = self.inner.clone();
-        let mut inner = lock(&inner);
+    pub fn poll(&self, limit: u32) -> Result<u32> {
+        let mut inner = lock(&self.inner);
         let subscription = inner.as_mut().ok_or_else(closed)?;
         let NativeSubscription {
             views,
@@ -134,6 +133,7 @@ impl NativeSubscription {
             wants_records,
             ..
         } = self;
+        let mut kept = records.borrow_mut();
         let mut rows = 0;
         let mut failed = None;
         subscription
@@ -170,7 +170,7 @@ impl NativeSubscription {
                         views.retire(*member);
                     }
                     if *wants_records {
-                        records.push(records::to_js(stamp.0, record));
+                        kept.push(records::to_js(stamp.0, record));
                     }
                 }
             })
@@ -191,8 +191,8 @@ impl NativeSubscription {
 
     /// The records that polls have passed since the last call.
     #[napi]
-    pub fn take_records(&mut self) -> Vec<NativeRecord> {
-        std::mem::take(&mut self.records)
+    pub fn take_records(&self) -> Vec<NativeRecord> {
+        self.records.take()
     }
 
     /// Whether a poll would find something, after passing over what is for others.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shm_bus_os::clock;
 use shm_bus_ring::layout::payload;
@@ -163,8 +163,6 @@ pub struct Subscription {
     master: (u64, u16),
     lease: Lease,
     violations: HashMap<u16, u64>,
-    delivered: u64,
-    spun: Option<Instant>,
     open: bool,
 }
 
@@ -229,8 +227,6 @@ impl Subscription {
             master: (term, master),
             lease: Lease::default(),
             violations: HashMap::new(),
-            delivered: 0,
-            spun: None,
             open: true,
             shared,
         })
@@ -293,7 +289,7 @@ impl Subscription {
         self.check_place()?;
         let shared = self.shared.clone();
         let sequencer = &shared.sequencer;
-        let (mut count, mut skipped) = (0, 0);
+        let (mut count, mut messages, mut skipped) = (0, 0, 0);
         while count < limit {
             skipped += self.reader.skip(sequencer, SKIP);
             if skipped >= SKIP && count == 0 {
@@ -339,15 +335,14 @@ impl Subscription {
                         frame: &frame,
                     }));
                     count += 1;
+                    messages += 1;
                 }
             }
         }
         if count == 0 {
             shared.advance(self.number, self.reader.position());
         } else {
-            self.spun = None;
-            self.delivered += count as u64;
-            shared.own.region.count(payload::DELIVERED, count as u64);
+            shared.own.region.count(payload::DELIVERED, messages);
         }
         Ok(count)
     }

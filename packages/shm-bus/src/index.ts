@@ -1,2 +1,7 @@
-/** The version of this package. */
-export const version: string = "0.1.0";
+export { Bus, type BusEvents, type MembershipEvent, type Peer, type Stats, type To } from "./bus.ts";
+export { type Codec, codecs } from "./codec.ts";
+export { ShmBusError, type ShmBusErrorCode, type ShmBusErrorDetails } from "./errors.ts";
+export type { Loan } from "./loan.ts";
+export type { Message, MessageBatch } from "./message.ts";
+export type { AttachOptions, PublishOptions, SubscribeOptions, WaitStrategy } from "./options.ts";
+export type { Subscription } from "./subscription.ts";

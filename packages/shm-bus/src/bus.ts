@@ -1,0 +1,568 @@
+import { channel } from "node:diagnostics_channel";
+import { EventEmitter } from "node:events";
+import { inspect } from "node:util";
+
+import { attach, isDetached, type NativeBus, type NativeRecord, type NativeSubscription } from "@shm-bus/native";
+import { readCounters } from "sharedarraybuffer-ring";
+
+import { abortable } from "./abort.ts";
+import { Buffers } from "./buffers.ts";
+import { bytes as bytesCodec, type Codec } from "./codec.ts";
+import { fromNative, invalidOption, ShmBusError, translated } from "./errors.ts";
+import { halves, Loan, wouldBlock } from "./loan.ts";
+import type { Destination } from "./message.ts";
+import {
+  type AttachOptions,
+  nativeAttachOptions,
+  type PublishOptions,
+  type SubscribeOptions,
+  type WaitStrategy,
+} from "./options.ts";
+import { Scheduler } from "./scheduler.ts";
+import { type Host, Subscription } from "./subscription.ts";
+
+/** An attachment, as the directory lists it. */
+export interface Peer {
+  /** Its unicast address, `0:n`; never given to another. */
+  readonly address: string;
+  /** Process, user and group as the kernel told the master when it attached. */
+  readonly pid: number;
+  readonly uid: number;
+  readonly gid: number;
+  /** The groups it has joined, by name; its own address if it has subscribed to that. */
+  readonly groups: readonly string[];
+  /** Whether it holds the master's role. */
+  readonly master: boolean;
+  /** Stamps that its slowest subscription has yet to look at. */
+  readonly lag: number;
+  readonly published: number;
+  readonly delivered: number;
+}
+
+/** Counters of this attachment since it attached. */
+export interface Stats {
+  /** Messages published, and their bytes. */
+  readonly published: number;
+  readonly publishedBytes: number;
+  /** Publishes that found no room. */
+  readonly wouldBlock: number;
+  /** Messages delivered to subscriptions. */
+  readonly delivered: number;
+  /** Frames that failed a reader's checks. */
+  readonly violations: number;
+  /** How often this attachment went to sleep. */
+  readonly sleeps: number;
+  /** Stamps that its slowest subscription has yet to look at. */
+  readonly lag: number;
+}
+
+/** A change of who is on the bus, at its place in the order. */
+export interface MembershipEvent {
+  readonly stamp: number;
+  /** The attachment's address. */
+  readonly address: string | undefined;
+}
+
+/** Events of a {@link Bus}. */
+export interface BusEvents {
+  attached: [MembershipEvent & { readonly pid: number; readonly uid: number; readonly gid: number }];
+  departed: [MembershipEvent & { readonly reason: "closed" | "died" }];
+  joined: [MembershipEvent & { readonly groups: readonly string[] }];
+  left: [MembershipEvent & { readonly groups: readonly string[] }];
+  evicted: [MembershipEvent];
+  master: [MembershipEvent];
+  close: [];
+  error: [unknown];
+}
+
+const membershipEvents: ReadonlySet<string> = new Set(["attached", "departed", "joined", "left", "evicted", "master"]);
+const publishChannel = channel("shm-bus:publish");
+const deliverChannel = channel("shm-bus:deliver");
+const everyoneAddress = "0:*";
+/** A reader's deadlines run out without anybody waking the publisher: it looks this often. Milliseconds. */
+const writablePeriod = 10;
+
+/** Where a message goes: an address (`0:5`), the name of a group (`cpu`), or several of them as one event. */
+export type To = string | readonly string[];
+
+/**
+ * An attachment to a bus.
+ *
+ * Messages are published synchronously and get a stamp, their place in the one order of the bus. Two attachments see
+ * what both see in the same order.
+ */
+export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements AsyncDisposable {
+  /** The name of the bus. */
+  readonly name: string;
+  /** This attachment's unicast address, `0:n`; `0:0` for the one that founded the bus. */
+  readonly address: string;
+  /** The random id of the bus, 32 hexadecimal digits: another bus of the same name has another. */
+  readonly id: string;
+  /** The largest payload of a message to one address, in bytes. */
+  readonly maxMessageBytes: number;
+  readonly #native: NativeBus;
+  readonly #codec: Codec<T>;
+  readonly #host: Host;
+  readonly #subscriptions = new Set<Subscription<unknown>>();
+  /** Numbers of destinations that were resolved once: addresses and groups keep their meaning. */
+  readonly #destinations = new Map<string, number>();
+  readonly #groupNames = new Map<string, string>([[everyoneAddress, "*"]]);
+  readonly #addresses = new Map<number, string>();
+  #ownBuffer: ArrayBuffer | undefined;
+  #orderBuffer: ArrayBuffer | undefined;
+  #orderWords: Int32Array | undefined;
+  #batching = false;
+  #events: Promise<NativeSubscription> | undefined;
+  #closing: Promise<void> | undefined;
+
+  private constructor(name: string, native: NativeBus, options: AttachOptions<T>) {
+    super();
+    this.name = name;
+    this.address = native.address;
+    this.id = native.busId;
+    this.maxMessageBytes = native.maxMessageBytes;
+    this.#native = native;
+    this.#codec = options.codec ?? (bytesCodec as Codec<unknown> as Codec<T>);
+    const wait: WaitStrategy = options.wait ?? "spin-then-park";
+    const buffers = new Buffers(native);
+    this.#host = {
+      native,
+      wait,
+      buffers,
+      scheduler: new Scheduler(native, wait),
+      checkLeases: options.checkLeases ?? false,
+      orderWords: () => this.#openOrderWords(),
+      // The control records say so too, to everyone; this attachment learns it from its own subscription.
+      evicted: (stamp) => void this.emit("evicted", { stamp, address: this.address }),
+      delivered: (count) => {
+        if (deliverChannel.hasSubscribers) deliverChannel.publish({ bus: this.name, address: this.address, count });
+      },
+      closed: (subscription) => void this.#subscriptions.delete(subscription as Subscription<unknown>),
+    };
+    (this as EventEmitter).on("newListener", (event: string | symbol) => {
+      if (typeof event === "string" && membershipEvents.has(event)) void this.#observe();
+    });
+  }
+
+  /**
+   * Attaches to the bus `name`. If there is none, this process founds it and becomes its master (see
+   * {@link AttachOptions.master}). Names have 1 to 64 bytes and no slash; one that starts with `@` has no socket file.
+   *
+   * @throws {ShmBusError} `ERR_SHM_BUS_INVALID_NAME`, `_INVALID_OPTION`, `_RUNTIME_DIRECTORY`, `_UNSUPPORTED`,
+   * `_NOT_FOUND`, `_EXISTS`, `_NO_MASTER`, `_LAYOUT_VERSION`, `_REFUSED`, `_SYSTEM`; nothing is left behind
+   */
+  static async attach<T = Uint8Array>(name: string, options: AttachOptions<T> = {}): Promise<Bus<T>> {
+    if (typeof name !== "string") {
+      throw new ShmBusError("ERR_SHM_BUS_INVALID_NAME", `the name of a bus must be a string, not ${typeof name}`);
+    }
+    options.signal?.throwIfAborted();
+    const attaching = translated(() => attach(name, nativeAttachOptions(options as AttachOptions<never>)));
+    try {
+      const native = await abortable(attaching as Promise<NativeBus>, options.signal, (late) => void late.close());
+      return new Bus<T>(name, native, options);
+    } catch (error) {
+      throw fromNative(error);
+    }
+  }
+
+  /** Whether it is closed: by {@link Bus.close}, or because the bus let this attachment go. */
+  get closed(): boolean {
+    return this.#closing !== undefined || this.#native.isClosed;
+  }
+
+  /** Whether this attachment holds the master's role now. */
+  get isMaster(): boolean {
+    return this.#native.isMaster;
+  }
+
+  #open(): void {
+    if (this.#closing !== undefined) throw new ShmBusError("ERR_SHM_BUS_CLOSED", "the bus is closed");
+  }
+
+  #destination(to: To): number {
+    const key = typeof to === "string" ? to : to.join("\n");
+    const known = this.#destinations.get(key);
+    if (known !== undefined) return known;
+    if (typeof to !== "string" && !(Array.isArray(to) && to.every((one) => typeof one === "string"))) {
+      throw invalidOption("destination", "must be an address, the name of a group, or a list of them");
+    }
+    const number = translated(() => this.#native.destination(typeof to === "string" ? [to] : [...to]));
+    this.#destinations.set(key, number);
+    return number;
+  }
+
+  /**
+   * Publishes a value: bytes, unless the attachment or `options` has another codec. Synchronous; when it returns, the
+   * message is in the order.
+   *
+   * @returns the stamp; 0 inside a {@link Bus.batch}
+   * @throws {ShmBusError} and nothing is published: `ERR_SHM_BUS_WOULD_BLOCK` (await {@link Bus.writable}),
+   * `_UNKNOWN_GROUP`, `_UNKNOWN_ADDRESS`, `_UNREACHABLE` (it has not subscribed to its address), `_TOO_BIG`,
+   * `_DUPLICATE_DESTINATION`, `_INVALID_DATA` (no bytes, or a detached or resizable buffer), `_CLOSED`
+   */
+  publish(to: To, value: T): number;
+  publish<U>(to: To, value: U, options: PublishOptions<U> & { codec: Codec<U> }): number;
+  publish(to: To, value: T, options: PublishOptions<T>): number;
+  publish(to: To, value: unknown, options?: PublishOptions<any>): number {
+    this.#open();
+    const codec = (options?.codec ?? this.#codec) as Codec<unknown>;
+    const [low, high] = options?.topic === undefined ? [0, 0] : halves(options.topic);
+    if (codec !== (bytesCodec as Codec<unknown>)) return this.#encode(to, value, codec, low, high);
+    const data = checkedBytes(value);
+    const destination = this.#destination(to);
+    let stamp: number;
+    try {
+      stamp = this.#native.publish(destination, data, low, high);
+    } catch (error) {
+      throw fromNative(error);
+    }
+    if (stamp < 0) throw wouldBlock();
+    if (publishChannel.hasSubscribers) this.#announce(stamp);
+    return stamp;
+  }
+
+  #encode(to: To, value: unknown, codec: Codec<unknown>, low: number, high: number): number {
+    let loan: { number: number; bytes: Uint8Array } | undefined;
+    try {
+      const length = codec.encode(value, (bytes) => {
+        if (loan !== undefined) throw invalidOption("codec", `${codec.name} asked for space twice`);
+        loan = this.#loan(to, bytes);
+        return loan.bytes;
+      });
+      if (loan === undefined) throw invalidOption("codec", `${codec.name} never asked for space`);
+      const { number } = loan;
+      loan = undefined;
+      const stamp = translated(() => this.#native.publishLoan(number, length, low, high));
+      if (stamp < 0) throw wouldBlock();
+      if (publishChannel.hasSubscribers) this.#announce(stamp);
+      return stamp;
+    } finally {
+      if (loan !== undefined) this.#native.abandonLoan(loan.number);
+    }
+  }
+
+  #announce(stamp: number): void {
+    publishChannel.publish({ bus: this.name, address: this.address, stamp });
+  }
+
+  #loan(to: To, bytes: number): { number: number; bytes: Uint8Array } {
+    this.#open();
+    if (!Number.isInteger(bytes) || bytes < 0) {
+      throw new ShmBusError("ERR_SHM_BUS_INVALID_DATA", `a loan needs a whole number of bytes, not ${bytes}`);
+    }
+    const destination = this.#destination(to);
+    const loan = translated(() => this.#native.loan(destination, bytes));
+    if (loan === null) throw wouldBlock();
+    const [number, offset] = loan as [number, number];
+    this.#ownBuffer ??= this.#native.ownBuffer() as ArrayBuffer;
+    return { number, bytes: new Uint8Array(this.#ownBuffer, offset, bytes) };
+  }
+
+  /**
+   * Reserves `bytes` bytes in this attachment's own ring, to be written in place and published without a copy.
+   *
+   * @throws {ShmBusError} as {@link Bus.publish}
+   */
+  loan(to: To, bytes: number): Loan {
+    if (this.#batching) throw new ShmBusError("ERR_SHM_BUS_IN_USE", "a batch takes publish(), not loan()");
+    const { number, bytes: space } = this.#loan(to, bytes);
+    return new Loan(this.#native, number, space, (stamp) => {
+      if (publishChannel.hasSubscribers) this.#announce(stamp);
+    });
+  }
+
+  /**
+   * Publishes everything that `publishAll` publishes as one event: adjacent in the order, one stamp, all or none. If
+   * it throws, nothing is published. At most 1024 messages; it must not be asynchronous.
+   *
+   * @returns the stamp; 0 if nothing was published
+   */
+  batch(publishAll: () => void): number {
+    this.#open();
+    translated(() => this.#native.beginBatch());
+    this.#batching = true;
+    try {
+      const result: unknown = publishAll();
+      if (result instanceof Promise) {
+        result.catch(() => {});
+        throw invalidOption("batch", "takes a synchronous function; what it awaits would be published without it");
+      }
+    } catch (error) {
+      this.#native.abandonBatch();
+      throw error;
+    } finally {
+      this.#batching = false;
+    }
+    const stamp = translated(() => this.#native.endBatch());
+    if (stamp < 0) throw wouldBlock();
+    if (stamp > 0 && publishChannel.hasSubscribers) this.#announce(stamp);
+    return stamp;
+  }
+
+  /** Waits until the message that found no room would find it. */
+  async writable(options: { signal?: AbortSignal } = {}): Promise<void> {
+    const { signal } = options;
+    signal?.throwIfAborted();
+    this.#open();
+    const { scheduler } = this.#host;
+    this.#native.wantSpace(true);
+    scheduler.reference(1);
+    try {
+      while (!translated(() => this.#native.isWritable())) {
+        await this.#nextWake(signal);
+        this.#open();
+      }
+    } finally {
+      scheduler.reference(-1);
+      if (!this.#native.isClosed) this.#native.wantSpace(false);
+    }
+  }
+
+  #nextWake(signal: AbortSignal | undefined): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const settle = (act: () => void) => () => {
+        clearTimeout(timer);
+        unlisten();
+        signal?.removeEventListener("abort", onAbort);
+        act();
+      };
+      const onAbort = settle(() => reject(signal?.reason as Error));
+      const onWake = settle(resolve);
+      const timer = setTimeout(onWake, writablePeriod);
+      const unlisten = this.#host.scheduler.onWake(onWake);
+      signal?.addEventListener("abort", onAbort, { once: true });
+    });
+  }
+
+  /**
+   * Makes the group `name` unless there is one, so that it can be published to before anyone has subscribed. Names
+   * have 1 to 200 bytes and no control characters. `*` is everyone's and always there.
+   *
+   * @returns its address
+   */
+  async createGroup(name: string, options: { signal?: AbortSignal; timeout?: number } = {}): Promise<string> {
+    this.#open();
+    options.signal?.throwIfAborted();
+    const creating = translated(() => this.#native.createGroup(name, options.timeout ?? 5000)) as Promise<string>;
+    try {
+      const address = await abortable(creating, options.signal, () => {});
+      this.#groupNames.set(address, name);
+      return address;
+    } catch (error) {
+      throw fromNative(error);
+    }
+  }
+
+  /**
+   * Subscribes to groups by name (made if they are missing) and to this attachment's own {@link Bus.address}. The
+   * first message is the one behind this subscription's own join record: nothing after that is missed.
+   *
+   * @throws {ShmBusError} `ERR_SHM_BUS_INVALID_NAME`, `_INVALID_OPTION`, `_REFUSED`, `_LIMIT`, `_NO_MASTER`, `_CLOSED`
+   */
+  async subscribe(to: To): Promise<Subscription<T>>;
+  async subscribe<U>(to: To, options: SubscribeOptions<U> & { codec: Codec<U> }): Promise<Subscription<U>>;
+  async subscribe(to: To, options: SubscribeOptions<T>): Promise<Subscription<T>>;
+  async subscribe(to: To, options: SubscribeOptions<any> = {}): Promise<Subscription<any>> {
+    this.#open();
+    options.signal?.throwIfAborted();
+    if (options.overload !== undefined && options.overload !== "block") {
+      throw invalidOption("overload", `must be 'block', not ${String(options.overload)}`);
+    }
+    const names = [...new Set(typeof to === "string" ? [to] : to)];
+    if (names.length === 0) throw invalidOption("to", "a subscription needs at least one group or address");
+    const groups = names.filter((name) => name !== this.address);
+    const foreign = groups.find((name) => /^\d+:(\d+|\*)$/.test(name));
+    if (foreign !== undefined) {
+      throw invalidOption("to", `${foreign} is an address; subscribe to groups by name, and to this attachment's own address`);
+    }
+    const native = await this.#subscribeNative(groups, groups.length < names.length, options, false);
+    const destinations = native.addresses.map((address, index): Destination => {
+      const group = groups[index];
+      if (group !== undefined) this.#groupNames.set(address, group);
+      return { address, group };
+    });
+    const codec = (options.codec ?? this.#codec) as Codec<unknown>;
+    const subscription = new Subscription<unknown>(this.#host, native, destinations, codec);
+    if (this.#closing !== undefined) {
+      await subscription.close();
+      throw new ShmBusError("ERR_SHM_BUS_CLOSED", "the bus was closed meanwhile");
+    }
+    this.#subscriptions.add(subscription);
+    return subscription;
+  }
+
+  async #subscribeNative(
+    groups: string[],
+    ownAddress: boolean,
+    options: Omit<SubscribeOptions, "codec">,
+    records: boolean,
+  ): Promise<NativeSubscription> {
+    const { deadline = 100, timeout = 5000, signal } = options;
+    const subscribing = translated(() => this.#native.subscribe(groups, ownAddress, deadline, timeout, records));
+    try {
+      return await abortable(
+        subscribing as Promise<NativeSubscription>,
+        signal,
+        (late) => void late.close(timeout).catch(() => {}),
+      );
+    } catch (error) {
+      throw fromNative(error);
+    }
+  }
+
+  /** Reads the control records for those who listen to membership events. Does not keep the process alive. */
+  #observe(): Promise<NativeSubscription> {
+    this.#events ??= this.#subscribeNative([], false, {}, true).then((native) => {
+      for (const peer of this.#native.peers()) this.#addresses.set(peer.id, peer.address);
+      const consumer = {
+        native,
+        deliver: (): boolean => {
+          try {
+            while (native.poll(native.rows) > 0 || this.#emitRecords(native.takeRecords())) {
+              this.#emitRecords(native.takeRecords());
+            }
+          } catch (error) {
+            this.#host.scheduler.remove(consumer);
+            const failure = fromNative(error);
+            if (failure instanceof ShmBusError && failure.code === "ERR_SHM_BUS_CLOSED") void this.close();
+            else throw failure;
+          }
+          return false;
+        },
+      };
+      this.#host.scheduler.add(consumer);
+      return native;
+    });
+    this.#events.catch((error: unknown) => {
+      if (this.#closing === undefined) this.emit("error", error);
+    });
+    return this.#events;
+  }
+
+  #emitRecords(records: NativeRecord[]): boolean {
+    for (const record of records) this.#emitRecord(record);
+    return records.length > 0;
+  }
+
+  #emitRecord(record: NativeRecord): void {
+    const { stamp, kind, id } = record;
+    const groups = (record.addresses ?? []).map((address) => this.#groupNames.get(address) ?? address);
+    if (kind === "group") {
+      if (record.address !== undefined && record.text !== undefined) this.#groupNames.set(record.address, record.text);
+      return;
+    }
+    if (kind === "attached" && id !== undefined && record.address !== undefined) this.#addresses.set(id, record.address);
+    const address = record.address ?? this.#addresses.get(id ?? -1);
+    switch (kind) {
+      case "attached": {
+        const { pid = 0, uid = 0, gid = 0 } = record;
+        this.emit("attached", { stamp, address, pid, uid, gid });
+        break;
+      }
+      case "departed":
+        if (id !== undefined) this.#addresses.delete(id);
+        this.emit("departed", { stamp, address, reason: record.text === "died" ? "died" : "closed" });
+        break;
+      case "joined":
+        this.emit("joined", { stamp, address, groups });
+        break;
+      case "left":
+        this.emit("left", { stamp, address, groups });
+        break;
+      case "evicted":
+        if (address !== this.address) this.emit("evicted", { stamp, address });
+        break;
+      case "master":
+        this.emit("master", { stamp, address });
+        break;
+      default:
+        break;
+    }
+  }
+
+  #openOrderWords(): Int32Array {
+    this.#orderBuffer ??= this.#native.orderBuffer() as ArrayBuffer;
+    return (this.#orderWords ??= new Int32Array(this.#orderBuffer));
+  }
+
+  /** The attachments on the bus, as its master last wrote them down. */
+  peers(): Peer[] {
+    this.#open();
+    return translated(() => this.#native.peers()).map(
+      ({ address, pid, uid, gid, groups, master, lag, published, delivered }) => ({
+        address,
+        pid,
+        uid,
+        gid,
+        groups,
+        master,
+        lag,
+        published,
+        delivered,
+      }),
+    );
+  }
+
+  /** This attachment's counters, read from its own page. */
+  stats(): Stats {
+    this.#open();
+    this.#ownBuffer ??= this.#native.ownBuffer() as ArrayBuffer;
+    return { ...readCounters(this.#ownBuffer), lag: this.#native.lag };
+  }
+
+  /**
+   * Detaches: ends all subscriptions, and every view becomes empty. What was published stays readable for those it was
+   * sent to. Idempotent.
+   */
+  close(): Promise<void> {
+    return (this.#closing ??= this.#detach());
+  }
+
+  async #detach(): Promise<void> {
+    this.#host.scheduler.stop();
+    // The departure takes every membership back: nobody has to be asked for each.
+    const subscriptions = [...this.#subscriptions];
+    const events = await this.#events?.catch(() => undefined);
+    const detached = this.#native.close() as Promise<void>;
+    await Promise.allSettled(subscriptions.map((subscription) => subscription.close()));
+    await events?.close(0).catch(() => {});
+    await detached;
+    this.#host.buffers.detach();
+    for (const buffer of [this.#ownBuffer, this.#orderBuffer]) {
+      if (buffer !== undefined) this.#native.detachBuffer(buffer);
+    }
+    this.#ownBuffer = undefined;
+    this.#orderBuffer = undefined;
+    this.#orderWords = undefined;
+    this.emit("close");
+    this.removeAllListeners();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  [inspect.custom](): string {
+    const state = this.#closing === undefined ? `subscriptions: ${this.#subscriptions.size}` : "closed";
+    return `Bus { name: '${this.name}', address: '${this.address}', ${state} }`;
+  }
+}
+
+/** The bytes of a value that the `bytes` codec can publish. */
+function checkedBytes(value: unknown): Uint8Array {
+  if (!(value instanceof Uint8Array)) {
+    throw new ShmBusError(
+      "ERR_SHM_BUS_INVALID_DATA",
+      `data must be a Uint8Array or a Buffer, not ${value === null ? "null" : typeof value}; or choose a codec`,
+    );
+  }
+  const { buffer } = value;
+  const { resizable, growable } = buffer as { resizable?: boolean; growable?: boolean };
+  if (resizable === true || growable === true) {
+    throw new ShmBusError("ERR_SHM_BUS_INVALID_DATA", "data must not stand in a resizable buffer; copy it first");
+  }
+  if (value.byteLength === 0 && isDetached(buffer)) {
+    throw new ShmBusError("ERR_SHM_BUS_INVALID_DATA", "the data's buffer is detached");
+  }
+  return value;
+}

@@ -1,0 +1,94 @@
+import type { NativeAttachOptions } from "@shm-bus/native";
+
+import type { Codec } from "./codec.ts";
+import { invalidOption } from "./errors.ts";
+
+/**
+ * How a reader that finds nothing waits: `spin` looks again and again (lowest latency, a whole processor),
+ * `spin-then-park` looks for 20 µs and then sleeps, `park` sleeps at once.
+ */
+export type WaitStrategy = "spin" | "spin-then-park" | "park";
+
+/** Options of {@link Bus.attach}. */
+export interface AttachOptions<T = Uint8Array> {
+  /** Gives up waiting for the master. */
+  signal?: AbortSignal;
+  /** Who may found the bus: `auto` (default) joins it or founds it, `never` only joins, `only` only founds. */
+  master?: "auto" | "never" | "only";
+  /** Bytes of the payload ring: a power of two from 64 KiB to 8 GiB, 4 MiB by default. The largest message is a quarter. */
+  ringBytes?: number;
+  /** Messages in flight: a power of two from 64 to 32768, 16384 by default. Each takes 128 bytes. */
+  headers?: number;
+  /** Slots of the order, if this attachment founds the bus: a power of two from 256 to 2^24, 2^18 by default. */
+  slots?: number;
+  /** The directory of the bus's socket and lock: absolute, this user's own, mode 0700. */
+  runtimeDirectory?: string;
+  /** Milliseconds to wait for the master's answer, 5000 by default. */
+  timeout?: number;
+  /** Number of the application's own protocol: the master refuses any other than its own. 0 by default. */
+  protocol?: number;
+  /** How values become bytes, unless a call says otherwise. `bytes` by default. */
+  codec?: Codec<T>;
+  /** How readers of this attachment wait. `spin-then-park` by default. */
+  wait?: WaitStrategy;
+  /** Delivers copies and throws when one is used after its lease: slower, finds bugs. `false` by default. */
+  checkLeases?: boolean;
+}
+
+/** Options of {@link Bus.subscribe}. */
+export interface SubscribeOptions<T = Uint8Array> {
+  /** Gives up waiting for the master. */
+  signal?: AbortSignal;
+  /**
+   * What happens when the ring is full because of this reader. `block`: publishers wait for it, `deadline`
+   * milliseconds at most; then it is evicted and told the first stamp it lost.
+   */
+  overload?: "block";
+  /** Milliseconds, 100 by default. */
+  deadline?: number;
+  /** Milliseconds to wait for the master's answer, 5000 by default. */
+  timeout?: number;
+  /** How bytes become values, the attachment's codec by default. */
+  codec?: Codec<T>;
+}
+
+/** Options of {@link Bus.publish}. */
+export interface PublishOptions<T = Uint8Array> {
+  /** A 64-bit word of the sender's own, in the header. 0 by default. */
+  topic?: bigint;
+  /** How the value becomes bytes, the attachment's codec by default. */
+  codec?: Codec<T>;
+}
+
+const strategies: readonly string[] = ["spin", "spin-then-park", "park"];
+
+/** The options as the addon takes them, checked. */
+export function nativeAttachOptions(options: AttachOptions<never>): NativeAttachOptions {
+  const native: NativeAttachOptions = {};
+  const { master, ringBytes, headers, slots, runtimeDirectory, timeout, protocol, wait } = options;
+  if (wait !== undefined && !strategies.includes(wait)) {
+    throw invalidOption("wait", `must be one of ${strategies.join(", ")}, not ${String(wait)}`);
+  }
+  if (master !== undefined) native.master = String(master);
+  const numbers = { ringBytes, headers, slots, timeout, protocol };
+  for (const [name, value] of Object.entries(numbers)) {
+    if (value !== undefined && typeof value !== "number") throw invalidOption(name, "must be a number");
+  }
+  if (ringBytes !== undefined) native.ringBytes = ringBytes;
+  if (headers !== undefined) native.headers = headers;
+  if (slots !== undefined) native.slots = slots;
+  if (timeout !== undefined) native.timeoutMs = timeout;
+  if (protocol !== undefined) {
+    if (!Number.isInteger(protocol) || protocol < 0 || protocol > 0xffff_ffff) {
+      throw invalidOption("protocol", "must be a whole number from 0 to 4294967295");
+    }
+    native.protocol = protocol;
+  }
+  if (runtimeDirectory !== undefined) {
+    if (typeof runtimeDirectory !== "string" || !runtimeDirectory.startsWith("/")) {
+      throw invalidOption("runtimeDirectory", "must be an absolute path");
+    }
+    native.runtimeDirectory = runtimeDirectory;
+  }
+  return native;
+}
