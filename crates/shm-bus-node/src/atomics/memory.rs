@@ -24,7 +24,10 @@ pub struct AtomicsMemory<'a> {
 /// Bytes of the whole pages that hold `bytes`.
 fn pages(bytes: f64) -> Result<usize> {
     if bytes.fract() != 0.0 || !(1.0..=9_007_199_254_740_991.0).contains(&bytes) {
-        return Err(error("ERR_OUT_OF_RANGE", format!("{bytes} is no number of bytes")));
+        return Err(error(
+            "ERR_OUT_OF_RANGE",
+            format!("{bytes} is no number of bytes"),
+        ));
     }
     Ok((bytes as usize).next_multiple_of(page_size()))
 }

@@ -105,11 +105,11 @@ impl AtomicsWaiters {
         value: i32,
         timeout_ms: f64,
     ) -> Result<u32> {
-        let address = element(env, &view, index)?.addr();
+        let address = element(env, &view, index)?.expose_provenance();
         let nanoseconds = timeout_ms.max(0.0) * 1e6;
         // From about 292 years on it is for ever.
         let deadline = (nanoseconds < i64::MAX as f64)
-            .then(|| clock::monotonic_ns().saturating_add(nanoseconds as u64))
+            .then(|| clock::monotonic_nanos().saturating_add(nanoseconds as u64))
             .filter(|at| *at < i64::MAX as u64);
         let mut waiters = self.threads.lock();
         self.last = self.last.wrapping_add(1);
@@ -120,8 +120,7 @@ impl AtomicsWaiters {
             .name("atomics-wait".into())
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                // A word that has vanished wakes its waiter: whoever waited looks again, and meets the error there.
-                let outcome = waitv::wait(address, value as u32, &own, deadline).unwrap_or(Outcome::Woken);
+                let outcome = waitv::wait(address, value as u32, &own, deadline);
                 if outcome != Outcome::Cancelled {
                     // Fails only when the environment is ending: nobody is left to hear of it.
                     report.call((number, outcome), ThreadsafeFunctionCallMode::NonBlocking);

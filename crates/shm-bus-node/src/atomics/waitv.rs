@@ -8,7 +8,8 @@ use std::ffi::{c_int, c_long, c_uint};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use shm_bus_os::{OsError, clock, futex};
+use shm_bus_os::clock;
+use shm_bus_os::futex::{self, Wait};
 
 use super::Outcome;
 
@@ -48,13 +49,9 @@ unsafe extern "C" {
 
 /// Sleeps while the word at `address` holds `value` and `control` is 0, until `deadline` (monotonic nanoseconds).
 ///
-/// The address is the kernel's to check. If the memory is unmapped meanwhile the sleep goes on, or fails with `EFAULT`.
-pub fn wait(
-    address: usize,
-    value: u32,
-    control: &AtomicU32,
-    deadline: Option<u64>,
-) -> Result<Outcome, OsError> {
+/// The address is the kernel's to check. If its memory is unmapped meanwhile the sleep goes on, or ends as if woken: who
+/// waited looks at the word again and meets the error there.
+pub fn wait(address: usize, value: u32, control: &AtomicU32, deadline: Option<u64>) -> Outcome {
     let waiter = |address: usize, value: u32| Waiter {
         value: u64::from(value),
         address: address as u64,
@@ -81,21 +78,21 @@ pub fn wait(
             )
         };
         match woken {
-            1 => return Ok(Outcome::Woken),
+            1 => return Outcome::Woken,
             // The control word was woken, or a signal handler ran, or one of the words had another value.
             0 => {}
             _ => match std::io::Error::last_os_error().raw_os_error().unwrap_or(0) {
                 EINTR => {}
-                EAGAIN if control.load(Ordering::Acquire) == 0 => return Ok(Outcome::Changed),
+                EAGAIN if control.load(Ordering::Acquire) == 0 => return Outcome::Changed,
                 EAGAIN => {}
-                ETIMEDOUT => return Ok(Outcome::TimedOut),
-                // A sandbox that does not know the call may say EPERM. An unmapped word fails there as well.
+                ETIMEDOUT => return Outcome::TimedOut,
+                // A sandbox that does not know the call may say EPERM.
                 ENOSYS | EPERM => return wait_in_slices(address, value, control, deadline),
-                _ => return wait_once(address, value, Duration::ZERO).map(|_| Outcome::Woken),
+                _ => return Outcome::Woken,
             },
         }
         if control.load(Ordering::Acquire) != 0 {
-            return Ok(Outcome::Cancelled);
+            return Outcome::Cancelled;
         }
     }
 }
@@ -107,32 +104,25 @@ pub fn cancel(control: &AtomicU32) {
     let _ = unsafe { futex::wake(control.as_ptr(), u32::MAX, futex::ANY) };
 }
 
-fn wait_once(address: usize, value: u32, timeout: Duration) -> Result<Outcome, OsError> {
-    // SAFETY: the array that the address was taken from is kept by the JavaScript side until the wait has ended, and the
-    // pointer goes to the kernel only, which answers EFAULT if its buffer was transferred away and unmapped.
-    unsafe { futex::wait(address as *const u32, value, futex::ANY, Some(timeout)) }.map(Outcome::from)
-}
-
 /// The way before Linux 5.16. A wake that comes between two slices is only seen if the word has changed.
-fn wait_in_slices(
-    address: usize,
-    value: u32,
-    control: &AtomicU32,
-    deadline: Option<u64>,
-) -> Result<Outcome, OsError> {
+fn wait_in_slices(address: usize, value: u32, control: &AtomicU32, deadline: Option<u64>) -> Outcome {
     loop {
         let left = deadline.map_or(SLICE, |at| {
-            Duration::from_nanos(at.saturating_sub(clock::monotonic_ns()))
+            Duration::from_nanos(at.saturating_sub(clock::monotonic_nanos()))
         });
-        match wait_once(address, value, left.min(SLICE))? {
-            Outcome::TimedOut | Outcome::Interrupted => {}
-            ended => return Ok(ended),
+        let word = std::ptr::with_exposed_provenance::<u32>(address);
+        // SAFETY: the array that the address was taken from is kept by the JavaScript side until the wait has ended, and
+        // the pointer goes to the kernel only, which answers EFAULT if its buffer was transferred away and unmapped.
+        match unsafe { futex::wait(word, value, futex::ANY, Some(left.min(SLICE))) } {
+            Ok(Wait::TimedOut | Wait::Interrupted) => {}
+            Ok(Wait::Changed) => return Outcome::Changed,
+            Ok(Wait::Woken) | Err(_) => return Outcome::Woken,
         }
         if control.load(Ordering::Acquire) != 0 {
-            return Ok(Outcome::Cancelled);
+            return Outcome::Cancelled;
         }
-        if deadline.is_some_and(|at| clock::monotonic_ns() >= at) {
-            return Ok(Outcome::TimedOut);
+        if deadline.is_some_and(|at| clock::monotonic_nanos() >= at) {
+            return Outcome::TimedOut;
         }
     }
 }
