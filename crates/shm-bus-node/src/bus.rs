@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use shm_bus_ring::layout::PAGE;
 
 use crate::error::{named, to_js};
 use crate::external;
+use crate::hot;
 use crate::loop_waker::LoopWaker;
 use crate::subscription::NativeSubscription;
 use crate::tasks::{AttachTask, CloseTask, GroupTask, SubscribeTask};
@@ -147,7 +149,7 @@ struct Output {
 #[napi]
 pub struct NativeBus {
     bus: Arc<Bus>,
-    output: RefCell<Output>,
+    output: Rc<RefCell<Output>>,
     views: Arc<ViewTable>,
     waker: RefCell<Option<LoopWaker>>,
     armed: Cell<Option<BucketSet>>,
@@ -158,12 +160,12 @@ impl NativeBus {
         let publisher = bus.publisher().map_err(|e| to_js(&e))?;
         Ok(NativeBus {
             bus: Arc::new(bus),
-            output: RefCell::new(Output {
+            output: Rc::new(RefCell::new(Output {
                 publisher,
                 destinations: Vec::new(),
                 loans: HashMap::new(),
                 next_loan: 0,
-            }),
+            })),
             views: Arc::new(ViewTable::default()),
             waker: RefCell::new(None),
             armed: Cell::new(None),
@@ -224,23 +226,31 @@ impl NativeBus {
         Ok(output.destinations.len() as u32 - 1)
     }
 
-    /// Publishes; gives the stamp, or -1 if there is no room now. In a batch the stamp is 0.
+    /// The function `(destination, bytes, topicLow, topicHigh) => stamp` that publishes: -1 if there is no room now, 0
+    /// in a batch.
     #[napi]
-    pub fn publish(&self, destination: u32, bytes: &[u8], topic_low: u32, topic_high: u32) -> Result<f64> {
-        let envelope = Envelope {
-            topic: u64::from(topic_low) | u64::from(topic_high) << 32,
-        };
-        let Output {
-            publisher,
-            destinations,
-            ..
-        } = &mut *self.output.borrow_mut();
-        let addresses = destinations.get(destination as usize).map_or(&[][..], |d| d);
-        match publisher.publish(addresses, bytes, envelope) {
-            Ok(stamp) => Ok(stamp.0 as f64),
-            Err(BusError::WouldBlock { .. }) => Ok(-1.0),
-            Err(error) => Err(to_js(&error)),
-        }
+    pub fn publish_function(&self, env: Env) -> Result<Unknown<'static>> {
+        let output = self.output.clone();
+        hot::function(&env, move |arguments| {
+            let Output {
+                publisher,
+                destinations,
+                ..
+            } = &mut *output.borrow_mut();
+            let addresses = destinations.get(arguments.u32(0) as usize).map_or(&[][..], |d| d);
+            let topic = u64::from(arguments.u32(2)) | u64::from(arguments.u32(3)) << 32;
+            let published =
+                arguments.with_bytes(1, |bytes| publisher.publish(addresses, bytes, Envelope { topic }));
+            match published {
+                Some(Ok(stamp)) => Ok(stamp.0 as f64),
+                Some(Err(BusError::WouldBlock { .. })) => Ok(-1.0),
+                Some(Err(error)) => Err(to_js(&error)),
+                None => Err(named(
+                    "ERR_SHM_BUS_INVALID_DATA",
+                    "data must be a Uint8Array or a Buffer",
+                )),
+            }
+        })
     }
 
     /// Reserves bytes in the own ring: `[number, offset]`, or nothing if there is no room now.

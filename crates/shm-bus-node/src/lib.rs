@@ -5,6 +5,7 @@ mod atomics;
 mod bus;
 mod error;
 mod external;
+mod hot;
 mod loop_waker;
 mod records;
 mod subscription;

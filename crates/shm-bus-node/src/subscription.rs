@@ -2,7 +2,8 @@
 
 use std::cell::{RefCell, UnsafeCell};
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use napi::bindgen_prelude::{AsyncTask, Unknown};
@@ -12,6 +13,7 @@ use shm_bus::{BucketSet, BusError, Event, Record, Subscription};
 
 use crate::error::to_js;
 use crate::external;
+use crate::hot;
 use crate::records::{self, NativeRecord};
 use crate::tasks::LeaveTask;
 use crate::views::ViewTable;
@@ -49,35 +51,114 @@ impl Table {
     }
 }
 
-#[napi]
-pub struct NativeSubscription {
-    inner: Arc<Mutex<Option<Subscription>>>,
+/// What the functions of the hot path work on.
+struct Inner {
+    subscription: Option<Subscription>,
     views: Arc<ViewTable>,
     table: Arc<Table>,
     wants_records: bool,
-    records: RefCell<Vec<NativeRecord>>,
-    addresses: Vec<shm_bus::Address>,
+    records: Vec<NativeRecord>,
 }
 
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Inner {
+    fn poll(&mut self, limit: u32) -> Result<u32> {
+        let Inner {
+            subscription,
+            views,
+            table,
+            wants_records,
+            records,
+        } = self;
+        let subscription = subscription.as_mut().ok_or_else(closed)?;
+        let mut rows = 0;
+        let mut failed = None;
+        subscription
+            .poll((limit as usize).clamp(1, ROWS), |event| match event {
+                Event::Message(message) => {
+                    let header = &message.frame.header;
+                    let number = views.number_of(message.memory).unwrap_or_else(|error| {
+                        failed = Some(error);
+                        u32::MAX
+                    });
+                    table.write(
+                        rows,
+                        [
+                            message.frame.place.stamp.0 as f64,
+                            f64::from(message.frame.place.index),
+                            f64::from(number),
+                            message.offset as f64,
+                            message.length as f64,
+                            message.sender.suffix() as f64,
+                            message.destination_index as f64,
+                            header.time as f64 / 1000.0,
+                            f64::from(header.topic as u32),
+                            f64::from((header.topic >> 32) as u32),
+                        ],
+                    );
+                    rows += 1;
+                }
+                Event::Record(stamp, record) => {
+                    if let Record::Departed { member, .. } = record {
+                        views.retire(*member);
+                    }
+                    if *wants_records {
+                        records.push(records::to_js(stamp.0, record));
+                    }
+                }
+            })
+            .map_err(|e| to_js(&e))?;
+        match failed {
+            Some(error) => Err(to_js(&error)),
+            None => Ok(rows as u32),
+        }
+    }
+
+    fn is_ready(&mut self) -> bool {
+        self.subscription
+            .as_mut()
+            .is_none_or(Subscription::advance_to_ready)
+    }
+}
+
+/// All methods take `&self`: napi-rs counts a method whose task is still running as a borrow.
+#[napi]
+pub struct NativeSubscription {
+    inner: Rc<RefCell<Inner>>,
+    addresses: Vec<shm_bus::Address>,
 }
 
 impl NativeSubscription {
     pub fn new(subscription: Subscription, views: Arc<ViewTable>, wants_records: bool) -> Self {
-        NativeSubscription {
-            addresses: subscription.addresses().to_vec(),
-            inner: Arc::new(Mutex::new(Some(subscription))),
+        let addresses = subscription.addresses().to_vec();
+        let table = Arc::new(Table(UnsafeCell::new(vec![0.0; ROWS * COLUMNS].into())));
+        let inner = Inner {
+            subscription: Some(subscription),
             views,
-            table: Arc::new(Table(UnsafeCell::new(vec![0.0; ROWS * COLUMNS].into()))),
+            table,
             wants_records,
-            records: RefCell::new(Vec::new()),
+            records: Vec::new(),
+        };
+        NativeSubscription {
+            inner: Rc::new(RefCell::new(inner)),
+            addresses,
+        }
+    }
+
+    fn with<R>(&self, default: R, act: impl FnOnce(&mut Subscription) -> R) -> R {
+        match &mut self.inner.borrow_mut().subscription {
+            Some(subscription) => act(subscription),
+            None => default,
         }
     }
 
     /// The buckets to wake for; none once it is closed.
     pub fn buckets(&self) -> Option<BucketSet> {
-        lock(&self.inner).as_ref().map(|s| *s.buckets())
+        self.with(None, |s| Some(*s.buckets()))
+    }
+
+    /// Whether a poll would find something.
+    pub fn is_ready(&self) -> bool {
+        self.inner.borrow_mut().is_ready()
     }
 }
 
@@ -96,7 +177,7 @@ impl NativeSubscription {
     /// The table's memory. To be asked for once.
     #[napi]
     pub fn table(&self, env: Env) -> Result<Unknown<'static>> {
-        let table = self.table.clone();
+        let table = self.inner.borrow().table.clone();
         // SAFETY: the box lives as long as the table, and is plain memory.
         unsafe { external::array_buffer(&env, table.base().cast(), ROWS * COLUMNS * 8, table.clone()) }
     }
@@ -110,111 +191,56 @@ impl NativeSubscription {
     /// Stamp of the next message it looks at.
     #[napi(getter)]
     pub fn position(&self) -> f64 {
-        lock(&self.inner).as_ref().map_or(0.0, |s| s.position().0 as f64)
+        self.with(0.0, |s| s.position().0 as f64)
     }
 
     /// Stamps it has yet to look at.
     #[napi(getter)]
     pub fn lag(&self) -> f64 {
-        lock(&self.inner).as_ref().map_or(0.0, |s| s.lag() as f64)
+        self.with(0.0, |s| s.lag() as f64)
     }
 
-    /// Releases what the last poll gave and fills the table with what there is; gives the number of rows. Records are
-    /// kept for `takeRecords`.
+    /// The function `(limit) => rows` that releases what the last poll gave and fills the table with what there is.
+    /// Records are kept for `takeRecords`.
     #[napi]
-    pub fn poll(&self, limit: u32) -> Result<u32> {
-        let mut inner = lock(&self.inner);
-        let subscription = inner.as_mut().ok_or_else(closed)?;
-        let NativeSubscription {
-            views,
-            table,
-            records,
-            addresses,
-            wants_records,
-            ..
-        } = self;
-        let mut kept = records.borrow_mut();
-        let mut rows = 0;
-        let mut failed = None;
-        subscription
-            .poll((limit as usize).clamp(1, ROWS), |event| match event {
-                Event::Message(message) => {
-                    let header = &message.frame.header;
-                    let number = views.number_of(message.memory).unwrap_or_else(|error| {
-                        failed = Some(error);
-                        u32::MAX
-                    });
-                    let destination = addresses
-                        .iter()
-                        .position(|a| *a == message.destination)
-                        .unwrap_or(0);
-                    table.write(
-                        rows,
-                        [
-                            message.frame.place.stamp.0 as f64,
-                            f64::from(message.frame.place.index),
-                            f64::from(number),
-                            message.offset as f64,
-                            message.length as f64,
-                            message.sender.suffix() as f64,
-                            destination as f64,
-                            header.time as f64 / 1000.0,
-                            f64::from(header.topic as u32),
-                            f64::from((header.topic >> 32) as u32),
-                        ],
-                    );
-                    rows += 1;
-                }
-                Event::Record(stamp, record) => {
-                    if let Record::Departed { member, .. } = record {
-                        views.retire(*member);
-                    }
-                    if *wants_records {
-                        kept.push(records::to_js(stamp.0, record));
-                    }
-                }
-            })
-            .map_err(|e| to_js(&e))?;
-        match failed {
-            Some(error) => Err(to_js(&error)),
-            None => Ok(rows as u32),
-        }
+    pub fn poll_function(&self, env: Env) -> Result<Unknown<'static>> {
+        let inner = self.inner.clone();
+        hot::function(&env, move |arguments| {
+            inner.borrow_mut().poll(arguments.u32(0)).map(f64::from)
+        })
+    }
+
+    /// The function `() => 0 | 1`: whether a poll would find something, after passing over what is for others.
+    #[napi]
+    pub fn ready_function(&self, env: Env) -> Result<Unknown<'static>> {
+        let inner = self.inner.clone();
+        hot::function(&env, move |_| {
+            Ok(if inner.borrow_mut().is_ready() { 1.0 } else { 0.0 })
+        })
     }
 
     /// Ends the lease on what the last poll gave.
     #[napi]
     pub fn release(&self) -> Result<()> {
-        lock(&self.inner)
-            .as_mut()
-            .map_or(Ok(()), |s| s.release().map_err(|e| to_js(&e)))
+        self.with(Ok(()), |s| s.release().map_err(|e| to_js(&e)))
     }
 
     /// The records that polls have passed since the last call.
     #[napi]
     pub fn take_records(&self) -> Vec<NativeRecord> {
-        self.records.take()
-    }
-
-    /// Whether a poll would find something, after passing over what is for others.
-    #[napi]
-    pub fn is_ready(&self) -> bool {
-        lock(&self.inner)
-            .as_mut()
-            .is_none_or(Subscription::advance_to_ready)
+        std::mem::take(&mut self.inner.borrow_mut().records)
     }
 
     /// Frames that failed the reader's checks, in all.
     #[napi(getter)]
     pub fn violations(&self) -> f64 {
-        lock(&self.inner)
-            .as_ref()
-            .map_or(0.0, |s| s.violations().values().sum::<u64>() as f64)
+        self.with(0.0, |s| s.violations().values().sum::<u64>() as f64)
     }
 
     /// Leaves.
     #[napi]
     pub fn close(&self, timeout_ms: f64) -> AsyncTask<LeaveTask> {
-        let subscription = lock(&self.inner).take();
+        let subscription = self.inner.borrow_mut().subscription.take();
         AsyncTask::new(LeaveTask {
             subscription,
             timeout: Duration::from_secs_f64(timeout_ms.max(0.0) / 1000.0),

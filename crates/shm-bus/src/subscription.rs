@@ -65,6 +65,8 @@ pub struct Delivery<'a> {
     pub frame: &'a Frame,
     /// Where it was sent: for a transaction, the first of this subscription's addresses among its destinations.
     pub destination: Address,
+    /// Its index among [`Subscription::addresses`].
+    pub destination_index: usize,
     /// Its sender's unicast address.
     pub sender: Address,
     /// Its sender's memory.
@@ -313,7 +315,7 @@ impl Subscription {
                     }
                 }
                 Step::Frame(frame) => {
-                    let Some((destination, prefix)) = self.wanted(&frame) else {
+                    let Some((destination_index, prefix)) = self.wanted(&frame) else {
                         continue;
                     };
                     let Some(attached) = self
@@ -327,7 +329,8 @@ impl Subscription {
                     let Some(memory) = &attached.memory else { continue };
                     self.lease.add(&frame);
                     deliver(Event::Message(Delivery {
-                        destination,
+                        destination: self.addresses[destination_index],
+                        destination_index,
                         sender: attached.address,
                         memory,
                         offset: frame.offset + prefix,
@@ -349,10 +352,10 @@ impl Subscription {
 
     /// Which of this subscription's addresses a frame is for, and how many bytes of its payload are destinations.
     #[inline]
-    fn wanted(&self, frame: &Frame) -> Option<(Address, u64)> {
+    fn wanted(&self, frame: &Frame) -> Option<(usize, u64)> {
         if frame.header.kind == Kind::Message {
             let address = frame.header.address();
-            return self.addresses.contains(&address).then_some((address, 0));
+            return self.index_of(address).map(|index| (index, 0));
         }
         let prefix = 8 * frame.header.destination;
         let memory = self
@@ -368,8 +371,13 @@ impl Subscription {
                 memory.view().copy_out(frame.offset + 8 * i, &mut bytes);
                 Address(u64::from_le_bytes(bytes))
             })
-            .find(|destination| self.addresses.contains(destination))
-            .map(|destination| (destination, prefix))
+            .find_map(|destination| self.index_of(destination))
+            .map(|index| (index, prefix))
+    }
+
+    #[inline]
+    fn index_of(&self, address: Address) -> Option<usize> {
+        self.addresses.iter().position(|a| *a == address)
     }
 
     fn on_control(&mut self, frame: &Frame) -> Result<Option<Record>> {

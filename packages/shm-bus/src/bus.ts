@@ -82,6 +82,8 @@ const everyoneAddress = "0:*";
 /** A reader's deadlines run out without anybody waking the publisher: it looks this often. Milliseconds. */
 const writablePeriod = 10;
 
+type PublishFunction = (destination: number, bytes: Uint8Array, topicLow: number, topicHigh: number) => number;
+
 /** Where a message goes: an address (`0:5`), the name of a group (`cpu`), or several of them as one event. */
 export type To = string | readonly string[];
 
@@ -101,6 +103,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
   /** The largest payload of a message to one address, in bytes. */
   readonly maxMessageBytes: number;
   readonly #native: NativeBus;
+  readonly #publish: PublishFunction;
   readonly #codec: Codec<T>;
   readonly #host: Host;
   readonly #subscriptions = new Set<Subscription<unknown>>();
@@ -122,6 +125,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     this.id = native.busId;
     this.maxMessageBytes = native.maxMessageBytes;
     this.#native = native;
+    this.#publish = native.publishFunction() as PublishFunction;
     this.#codec = options.codec ?? (bytesCodec as Codec<unknown> as Codec<T>);
     const wait: WaitStrategy = options.wait ?? "spin-then-park";
     const buffers = new Buffers(native);
@@ -212,7 +216,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     const destination = this.#destination(to);
     let stamp: number;
     try {
-      stamp = this.#native.publish(destination, data, low, high);
+      stamp = this.#publish(destination, data, low, high);
     } catch (error) {
       throw fromNative(error);
     }
@@ -414,11 +418,13 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
   #observe(): Promise<NativeSubscription> {
     this.#events ??= this.#subscribeNative([], false, {}, true).then((native) => {
       for (const peer of this.#native.peers()) this.#addresses.set(peer.id, peer.address);
+      const poll = native.pollFunction() as (limit: number) => number;
+      const rows = native.rows;
       const consumer = {
         native,
         deliver: (): boolean => {
           try {
-            while (native.poll(native.rows) > 0 || this.#emitRecords(native.takeRecords())) {
+            while (poll(rows) > 0 || this.#emitRecords(native.takeRecords())) {
               this.#emitRecords(native.takeRecords());
             }
           } catch (error) {

@@ -41,6 +41,8 @@ type Mode = "idle" | "handler" | "iterator";
 export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, AsyncDisposable {
   readonly #host: Host;
   readonly #native: NativeSubscription;
+  readonly #poll: (limit: number) => number;
+  readonly #ready: () => number;
   readonly #delivery: Delivery<T>;
   readonly #messages: Message<T>[];
   readonly #batch: MessageBatch<T>;
@@ -59,6 +61,8 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
   constructor(host: Host, native: NativeSubscription, destinations: readonly Destination[], codec: Codec<T>) {
     this.#host = host;
     this.#native = native;
+    this.#poll = native.pollFunction() as (limit: number) => number;
+    this.#ready = native.readyFunction() as () => number;
     this.#delivery = {
       table: new Float64Array(native.table() as ArrayBuffer),
       buffers: host.buffers,
@@ -109,7 +113,7 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
     this.#endLease();
     let rows: number;
     try {
-      rows = this.#native.poll(limit);
+      rows = this.#poll(limit);
     } catch (error) {
       throw this.#failed(fromNative(error));
     }
@@ -268,18 +272,18 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
       wait === "spin" ? end : Math.min(end, performance.now() + (wait === "park" ? 0 : spinMilliseconds));
     let now: number;
     do {
-      if (this.#native.isReady()) return true;
+      if (this.#ready() !== 0) return true;
       now = performance.now();
     } while (now < spinEnd);
     while (now < end) {
       const seen = translated(() => native.fallAsleep(this.#native));
       try {
-        if (this.#native.isReady()) return true;
+        if (this.#ready() !== 0) return true;
         futexWait(this.#host.orderWords(), hintIndex, seen, Math.min(end - now, sliceMilliseconds));
       } finally {
         native.wakeUp(this.#native);
       }
-      if (this.#native.isReady()) return true;
+      if (this.#ready() !== 0) return true;
       if (native.isClosed) throw new ShmBusError("ERR_SHM_BUS_CLOSED", "the bus is closed");
       now = performance.now();
     }
