@@ -96,15 +96,19 @@ mod words {
     use std::collections::BTreeMap;
     use std::vec::Vec;
 
+    /// Called with the offset before each access.
+    pub type Watch = Arc<dyn Fn(u64) + Send + Sync>;
+
     /// Under the model checker memory is a sparse set of words: only those listed at creation exist.
     #[derive(Clone)]
     pub struct Words {
         words: Arc<BTreeMap<u64, AtomicU64>>,
         len: u64,
+        watch: Watch,
     }
 
     impl Words {
-        pub fn sparse(len: u64, used: impl IntoIterator<Item = (u64, u64)>) -> Self {
+        pub fn sparse(len: u64, used: impl IntoIterator<Item = (u64, u64)>, watch: Watch) -> Self {
             let words = used
                 .into_iter()
                 .map(|(offset, value)| (offset, AtomicU64::new(value)))
@@ -112,6 +116,7 @@ mod words {
             Words {
                 words: Arc::new(words),
                 len,
+                watch,
             }
         }
 
@@ -120,6 +125,7 @@ mod words {
         }
 
         pub fn word(&self, offset: u64) -> &AtomicU64 {
+            (self.watch)(offset);
             self.words
                 .get(&offset)
                 .unwrap_or_else(|| panic!("word {offset} is not part of this model"))
@@ -158,9 +164,8 @@ impl View {
     #[cfg(not(loom))]
     pub unsafe fn new(base: core::ptr::NonNull<u8>, len: u64, owner: Arc<dyn Any + Send + Sync>) -> Self {
         // SAFETY: the caller's promise is the callee's.
-        View {
-            words: unsafe { words::Words::new(base, len, owner) },
-        }
+        let words = unsafe { words::Words::new(base, len, owner) };
+        View { words }
     }
 
     /// Bytes in view.
@@ -210,11 +215,16 @@ impl Region {
         Region(unsafe { View::new(base, len, owner) })
     }
 
-    /// A region for the model checker: only the listed `(offset, value)` words exist.
+    /// A region for the model checker: only the listed `(offset, value)` words exist, and `watch` is called with the
+    /// offset before each access.
     #[cfg(loom)]
-    pub fn sparse(len: u64, used: impl IntoIterator<Item = (u64, u64)>) -> Self {
+    pub fn sparse(
+        len: u64,
+        used: impl IntoIterator<Item = (u64, u64)>,
+        watch: Arc<dyn Fn(u64) + Send + Sync>,
+    ) -> Self {
         Region(View {
-            words: words::Words::sparse(len, used),
+            words: words::Words::sparse(len, used, watch),
         })
     }
 

@@ -1,4 +1,4 @@
-//! Every interleaving of a change of the master's role with a record of its former holder.
+//! Interleavings of a change of the master's role with a record of its former holder.
 #![cfg(loom)]
 
 mod loom_common;
@@ -14,9 +14,12 @@ const NEW: u16 = 1;
 /// The former holder, stopped at any instruction, publishes a record of its term; the successor takes the role and
 /// publishes its `master` record. Nothing of the old term may stand behind that.
 fn take_over(checks_at_the_slot: bool) {
-    model(None, move || {
+    model(Some(3), move || {
         let bus = Bus::new(2, 1, &[NONE, NONE]);
-        let term = bus.sequencer.take_term((0, AttachmentId(0)), AttachmentId(OLD)).unwrap();
+        let term = bus
+            .sequencer
+            .take_term((0, AttachmentId(0)), AttachmentId(OLD))
+            .unwrap();
         let there = bus.clone();
         let old = thread::spawn(move || {
             let holds = || there.sequencer.term() == (term, AttachmentId(OLD));
@@ -34,7 +37,9 @@ fn take_over(checks_at_the_slot: bool) {
                 (may && there.swap(OLD, found.stamp, SlotWord(0), Ordering::SeqCst)).then_some(found.stamp)
             }
         });
-        let next = bus.sequencer.take_term((term, AttachmentId(OLD)), AttachmentId(NEW));
+        let next = bus
+            .sequencer
+            .take_term((term, AttachmentId(OLD)), AttachmentId(NEW));
         assert_eq!(next, Ok(term + 1));
         let mut lane = bus.lane(NEW, LaneKind::Control);
         let master = bus.publish(&mut lane, NEW, Kind::Control, 0).unwrap().stamp.0;
@@ -57,7 +62,7 @@ fn a_term_checked_before_the_slot_is_found_lets_the_old_master_speak() {
 
 #[test]
 fn of_two_successors_one_gets_the_term() {
-    model(None, || {
+    model(Some(3), || {
         let bus = Bus::new(2, 1, &[NONE, NONE]);
         let seen = bus.sequencer.term();
         let there = bus.clone();

@@ -726,7 +726,7 @@ impl World {
             _ => Bucket::MIXED,
         };
         let count = held.len() as u64;
-        self.reached.laps += u64::from(stamp % SLOTS == 0);
+        self.reached.laps += u64::from(stamp.is_multiple_of(SLOTS));
         self.reached.batches += u64::from(count > 1);
         self.reached.transactions += u64::from(shapes[0].0 == Kind::Transaction);
         let mut frames = Vec::new();

@@ -111,7 +111,7 @@ fn counting_reader(run: &Run, own: Region, every: u64) -> Vec<u64> {
                 let view = &run.pages.0[frame.sender.index()].0;
                 assert!(intact(view, frame.lane, frame.header.serial), "it counts");
                 seen.push(topic);
-                if reader.position() % every == 0 {
+                if reader.position().is_multiple_of(every) {
                     store_cursor(&own, reader.position());
                 }
             }

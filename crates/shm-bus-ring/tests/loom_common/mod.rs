@@ -1,6 +1,15 @@
-//! A bus small enough to try every interleaving: a ring of two or four slots and one or two headers a sender.
+//! A bus small enough to try its interleavings: a ring of two to eight slots and one or two headers a sender.
+//!
+//! loom finds the places where another thread should have come first by the last access to each object alone. A thread
+//! that loads a word and then swaps it hides in this way what another did before the load, and whole schedules are never
+//! tried. So every access to a word that several threads use is preceded by a [`Clock::tick`]: an access to one object
+//! that all ticks depend on, and that orders nothing in the memory model.
 #![allow(dead_code)]
 
+use std::sync::Mutex;
+
+use loom::sync::Arc;
+use loom::thread;
 use shm_bus_ring::layout::{header, payload, sequencer};
 use shm_bus_ring::{
     Address, AttachState, AttachmentId, Bucket, BucketSet, Geometry, Kind, Lane, LaneKind, MemberWord,
@@ -25,6 +34,42 @@ impl Senders for Pages {
             view,
             geometry: *geometry,
         })
+    }
+}
+
+/// See the module's description.
+#[derive(Clone)]
+struct Clock(std::sync::Arc<Hands>);
+
+struct Hands {
+    root: Arc<()>,
+    of: Mutex<Vec<(thread::ThreadId, Option<Arc<()>>)>>,
+}
+
+impl Clock {
+    fn new() -> Clock {
+        Clock(std::sync::Arc::new(Hands {
+            root: Arc::new(()),
+            of: Mutex::new(Vec::new()),
+        }))
+    }
+
+    fn hand_of(&self, me: thread::ThreadId) -> Option<Arc<()>> {
+        let mut hands = self.0.of.lock().unwrap();
+        hands.iter_mut().find(|hand| hand.0 == me)?.1.take()
+    }
+
+    /// `Arc::get_mut` of a reference that is not dropped before the model ends: for loom's scheduler it is dependent on
+    /// every other one, and there is no drop that it could synchronise with. The lock is not held while loom may switch.
+    fn tick(&self) {
+        let me = thread::current().id();
+        let mut hand = self.hand_of(me).unwrap_or_else(|| Arc::clone(&self.0.root));
+        let _ = Arc::get_mut(&mut hand);
+        let mut hands = self.0.of.lock().unwrap();
+        match hands.iter_mut().find(|hand| hand.0 == me) {
+            Some(mine) => mine.1 = Some(hand),
+            None => hands.push((me, Some(hand))),
+        }
     }
 }
 
@@ -68,6 +113,15 @@ pub fn slot_offset(sequencer: &Sequencer, stamp: u64) -> u64 {
 impl Bus {
     /// `readers[id]` is the reader state and the floor of attachment `id`; its cursor is its floor.
     pub fn new(log2_slots: u32, headers: u64, readers: &[(ReaderState, u64)]) -> Bus {
+        Bus::with(log2_slots, headers, readers, false)
+    }
+
+    /// A bus in which a frame is overwritten while others look at it: its stamp and its bytes count as shared words.
+    pub fn with_frames_reused(log2_slots: u32, readers: &[(ReaderState, u64)]) -> Bus {
+        Bus::with(log2_slots, 1, readers, true)
+    }
+
+    fn with(log2_slots: u32, headers: u64, readers: &[(ReaderState, u64)], reused: bool) -> Bus {
         let mut words = vec![
             (sequencer::HINT, 1),
             (sequencer::TERM, 0),
@@ -93,12 +147,38 @@ impl Bus {
             words.push((sequencer::SLOTS + 8 * slot, word));
         }
         let geometry = Geometry::tiny(headers, 64);
+        // Words that never change in a model need no tick.
+        let members = sequencer::MEMBERS..sequencer::SLOTS;
+        let shared = move |offset: u64| {
+            let fixed = offset == sequencer::HIGH || offset == sequencer::POLLERS;
+            !fixed && (!members.contains(&offset) || offset % sequencer::MEMBER_BYTES < 16)
+        };
+        let clock = Clock::new();
+        let ticks = |shared: Box<dyn Fn(u64) -> bool + Send + Sync>| {
+            let clock = clock.clone();
+            std::sync::Arc::new(move |offset| {
+                if shared(offset) {
+                    clock.tick();
+                }
+            })
+        };
+        let read_by_others = move |offset: u64| {
+            let frame = matches!(offset % payload::ENTRY_BYTES, header::STAMP | header::BYTES);
+            (payload::CURSOR..payload::PUBLISHED).contains(&offset)
+                || reused && frame && offset >= payload::HEADERS
+        };
         let own: Vec<Region> = readers
             .iter()
-            .map(|(_, floor)| Region::sparse(1 << 30, payload_words(&geometry, *floor)))
+            .map(|(_, floor)| {
+                let words = payload_words(&geometry, *floor);
+                Region::sparse(1 << 30, words, ticks(Box::new(read_by_others)))
+            })
             .collect();
         Bus {
-            sequencer: Sequencer::model(Region::sparse(1 << 30, words), log2_slots),
+            sequencer: Sequencer::model(
+                Region::sparse(1 << 30, words, ticks(Box::new(shared))),
+                log2_slots,
+            ),
             pages: Pages(own.iter().map(|own| (own.view(), geometry)).collect()),
             own,
             geometry,
@@ -193,7 +273,7 @@ fn payload_words(geometry: &Geometry, cursor: u64) -> Vec<(u64, u64)> {
     words
 }
 
-/// A model with at most `preemptions` forced switches in a schedule; `None` tries every one.
+/// A model with at most `preemptions` forced switches in a schedule; `None` for any number.
 pub fn model(preemptions: Option<usize>, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = preemptions;
