@@ -334,6 +334,7 @@ fn join(
                 own,
                 member,
                 address: Address(address),
+                protocol: options.protocol,
                 directory,
                 channel,
             })?)
@@ -400,6 +401,7 @@ fn found(name: &str, place: &Place, own: OwnMemory, options: &AttachOptions) -> 
         own,
         member,
         address: Address::MASTER,
+        protocol: options.protocol,
         directory: DirectoryReader::open(memory.fd())?,
         channel,
     })?);

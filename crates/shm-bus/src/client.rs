@@ -35,6 +35,8 @@ pub(crate) struct Client {
     pub credentials: Credentials,
     /// Set once it is admitted.
     pub member: Option<MemberId>,
+    /// Set when its welcome was sent: until then it reads nothing else, and the welcome is followed by all it missed.
+    pub welcomed: bool,
     outbox: VecDeque<(Vec<u8>, Attachments)>,
 }
 
@@ -55,6 +57,7 @@ impl Client {
             pidfd: Some(pidfd),
             credentials,
             member: None,
+            welcomed: false,
             outbox: VecDeque::new(),
         })
     }
@@ -69,6 +72,7 @@ impl Client {
             pidfd,
             credentials,
             member: Some(member),
+            welcomed: true,
             outbox: VecDeque::new(),
         }
     }

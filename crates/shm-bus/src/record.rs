@@ -96,8 +96,8 @@ pub const MAX_ADDRESSES: usize = 40;
 /// Bytes of a group's name.
 pub const MAX_GROUP_NAME: usize = 200;
 
-const _: () =
-    assert!(MAX_ADDRESSES * 10 + 40 <= CELL_BYTES as usize && MAX_GROUP_NAME + 40 <= CELL_BYTES as usize);
+const _: () = assert!(MAX_ADDRESSES * 10 + 40 <= CELL_BYTES as usize);
+const _: () = assert!(MAX_GROUP_NAME + 40 <= CELL_BYTES as usize);
 
 /// A record with the term of the role that published it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -146,6 +146,7 @@ impl Role {
             );
         }
         own.member = Some(me);
+        own.welcomed = true;
         role.add(own)?;
         let others: Vec<_> = role
             .directory
@@ -376,8 +377,9 @@ impl Role {
     /// Admission: verify the newcomer's memory, hand it to everyone, member word `joining`, attach record, `live`,
     /// answer.
     fn admit(&mut self, n: u64, protocol: u32, fds: Vec<OwnedFd>) -> core::result::Result<(), String> {
-        if protocol != 0 {
-            return Err(format!("sub-protocol {protocol} is not spoken here"));
+        let spoken = self.shared.protocol;
+        if protocol != spoken {
+            return Err(format!("the bus speaks protocol {spoken}, not {protocol}"));
         }
         let [fd, eventfd] =
             <[OwnedFd; 2]>::try_from(fds).map_err(|fds| format!("{} descriptors instead of 2", fds.len()))?;
@@ -415,13 +417,7 @@ impl Role {
             .exchange(AttachmentId(id), before, joining)
             .map_err(|_| "the member table changed".to_owned())?;
         self.shared.peers.insert(memory);
-        for other in self
-            .clients
-            .iter()
-            .filter(|(_, c)| c.member.is_some())
-            .map(|(n, _)| *n)
-            .collect::<Vec<_>>()
-        {
+        for other in self.welcomed() {
             self.send_ring(other, member);
         }
         let client = self.clients.get_mut(&n).expect("the caller has it");
@@ -453,7 +449,8 @@ impl Role {
         if let Some(pidfd) = &old.pidfd {
             let _ = self.poller.remove(pidfd.as_fd());
         }
-        self.clients.get_mut(&n).expect("the caller has it").member = Some(member);
+        let client = self.clients.get_mut(&n).expect("the caller has it");
+        (client.member, client.welcomed) = (Some(member), true);
         let fd = self.memory.fd().try_clone_to_owned().map_err(|e| e.to_string())?;
         self.send(
             n,
@@ -811,10 +808,21 @@ impl Role {
         }
     }
 
+    /// The members that have been told so.
+    fn welcomed(&self) -> Vec<u64> {
+        self.clients
+            .iter()
+            .filter(|(_, c)| c.welcomed)
+            .map(|(n, _)| *n)
+            .collect()
+    }
+
     fn welcome(&mut self, n: u64) {
-        let Some(member) = self.clients.get(&n).and_then(|c| c.member) else {
+        let Some(client) = self.clients.get_mut(&n) else {
             return;
         };
+        let Some(member) = client.member else { return };
+        client.welcomed = true;
         self.set_word(member, |w| w.with_attach(AttachState::Live));
         let address = self.directory.address_of(member.id).unwrap_or(Address::MASTER).0;
         let fds = self
@@ -858,13 +866,7 @@ impl Role {
         for Retired { member, .. } in free {
             self.set_word(member, |w| w.with_attach(AttachState::Free));
             self.shared.peers.remove(member);
-            for n in self
-                .clients
-                .iter()
-                .filter(|(_, c)| c.member.is_some())
-                .map(|(n, _)| *n)
-                .collect::<Vec<_>>()
-            {
+            for n in self.welcomed() {
                 self.reply(n, &Reply::Forget { member });
             }
         }

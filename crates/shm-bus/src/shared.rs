@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     pub own: OwnMemory,
     pub member: MemberId,
     pub address: Address,
+    /// Number of the application's protocol: what a newcomer must speak, should this attachment hold the role.
+    pub protocol: u32,
     pub peers: PeerTable,
     pub directory: RwLock<DirectoryReader>,
     /// The descriptors that a successor has to hand on.
@@ -69,6 +71,7 @@ pub(crate) struct Parts {
     pub own: OwnMemory,
     pub member: MemberId,
     pub address: Address,
+    pub protocol: u32,
     pub directory: DirectoryReader,
     pub channel: Channel,
 }
@@ -82,6 +85,7 @@ impl Shared {
             space_word: parts.space_word,
             member: parts.member,
             address: parts.address,
+            protocol: parts.protocol,
             peers: PeerTable::default(),
             directory: RwLock::new(parts.directory),
             sequencer_fd: parts.sequencer_fd,
