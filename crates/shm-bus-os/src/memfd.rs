@@ -138,6 +138,15 @@ pub fn verify(fd: BorrowedFd<'_>, sealing: Sealing, max_bytes: u64) -> Result<u6
     Ok(have)
 }
 
+/// Which file an fd is: device and inode (`fstat`). Two fds of one memfd have the same.
+///
+/// # Errors
+/// [`OsError::Syscall`].
+pub fn identity(fd: BorrowedFd<'_>) -> Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(fd).map_err(OsError::at("fstat", || "looking at a memfd"))?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
 /// The size of a file in bytes: `fstat`. Without seals it may be another one a moment later.
 ///
 /// # Errors

@@ -45,7 +45,7 @@ pub use lane::{Full, Lane, LaneKind, Loan, Message, Owner, PublishError, Publish
 pub use member::{AttachState, Member, MemberWord, Members, Policy, ReaderState};
 pub use memory::{Region, View};
 pub use names::{Address, AttachmentId, Stamp};
-pub use reader::{Frame, Place, Reader, Sender, Senders, Step, Violation, intact};
+pub use reader::{Frame, MAX_DESTINATIONS, Place, Reader, Sender, Senders, Step, Violation, intact};
 pub use sequencer::{Found, Sequencer, Spoiled};
 pub use sleep::{SleepKind, Sleepers};
 pub use slot::SlotWord;

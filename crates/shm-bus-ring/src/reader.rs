@@ -14,6 +14,9 @@ use crate::names::{AttachmentId, Stamp};
 use crate::sequencer::Sequencer;
 use crate::slot::SlotWord;
 
+/// The most destinations of one transaction.
+pub const MAX_DESTINATIONS: u64 = 256;
+
 /// A sender's payload memory, as a reader has it mapped.
 #[derive(Clone, Copy)]
 pub struct Sender<'a> {
@@ -253,7 +256,9 @@ fn check(
     let possible = match (lane, header.kind) {
         (LaneKind::Control, Kind::Control) => length <= payload::CELL_BYTES,
         (LaneKind::Data, Kind::Message) => true,
-        (LaneKind::Data, Kind::Transaction) => header.destination >= 1 && header.destination <= length / 8,
+        (LaneKind::Data, Kind::Transaction) => {
+            (1..=MAX_DESTINATIONS.min(length / 8)).contains(&header.destination)
+        }
         _ => false,
     };
     let inline = header.flags & at::INLINE != 0;

@@ -295,6 +295,11 @@ impl Sequencer {
         control & 0xFF != 0
     }
 
+    /// The low 24 bits of the term that a control word belongs to.
+    pub fn control_term(control: u64) -> u64 {
+        control >> 40
+    }
+
     /// Announces a control record of `term` before its slot is tried. A word of a later term stays as it is.
     pub fn announce_control(&self, term: u64) {
         self.step_control(term, |count| (count.wrapping_add(1), 1));

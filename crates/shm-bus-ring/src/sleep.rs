@@ -83,12 +83,18 @@ impl<'a> Sleepers<'a> {
         fence_after_rmw();
     }
 
-    /// Takes the announcement back.
-    pub fn leave(&self, id: AttachmentId, set: &BucketSet) {
+    /// Takes the announcement back, but for what `others` of the same attachment still sleep for.
+    pub fn leave(&self, id: AttachmentId, set: &BucketSet, others: &[BucketSet]) {
         let (word, bit) = Self::bit(id);
         Self::for_each_row(set, |row| {
-            self.region
-                .fetch_and(Self::offset(row, word), !bit, Ordering::SeqCst);
+            let mut wanted = false;
+            for other in others {
+                Self::for_each_row(other, |kept| wanted |= kept == row);
+            }
+            if !wanted {
+                self.region
+                    .fetch_and(Self::offset(row, word), !bit, Ordering::SeqCst);
+            }
         });
     }
 
@@ -151,7 +157,7 @@ mod tests {
             (s.sleepers().concerned(Bucket(9), 1), s.sleepers().pollers(1)),
             (1 << 6, 1 << 6)
         );
-        s.sleepers().leave(AttachmentId(70), &set);
+        s.sleepers().leave(AttachmentId(70), &set, &[]);
         assert!(!s.sleepers().any(Bucket(9)) && !s.sleepers().any(Bucket::MIXED));
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shm_bus_os::{
-    Access, Channel, Interest, Listener, LockFile, Mapping, Name, OsError, Poller, Received, RuntimeDir,
-    Sealing, Sent, Word, memfd, probe, random,
+    Access, Channel, Interest, LockFile, Mapping, Name, OsError, Poller, Received, RuntimeDir, Sealing, Sent,
+    Word, memfd, probe, process, random,
 };
 use shm_bus_ring::layout::{LAYOUT_VERSION, sequencer_bytes};
 use shm_bus_ring::{
@@ -21,6 +21,7 @@ use crate::payload_memory::OwnMemory;
 use crate::record::MemberId;
 use crate::role::Role;
 use crate::shared::{Parts, Shared};
+use crate::socket::Socket;
 use crate::wire::{self, MAX_DATAGRAM, Reply, Request};
 
 /// Whether this attachment may found the bus.
@@ -211,7 +212,7 @@ fn attach_at(name: &str, place: &mut Place, geometry: Geometry, options: &Attach
                         }
                         Err(Joining::Failed(error)) => return Err(error),
                         // The master left before it answered: somebody takes over, or nobody is there.
-                        Err(Joining::Hangup) => {}
+                        Err(Joining::Hangup(memory)) => own = Some(memory),
                     }
                 }
                 Err(error) if is_nobody(&error) => {
@@ -241,7 +242,7 @@ fn attach_at(name: &str, place: &mut Place, geometry: Geometry, options: &Attach
 const EAGAIN: i32 = 11;
 
 /// No socket file, or nobody listens behind it.
-fn is_nobody(error: &OsError) -> bool {
+pub(crate) fn is_nobody(error: &OsError) -> bool {
     const ENOENT: i32 = 2;
     const ECONNREFUSED: i32 = 111;
     matches!(error.errno(), Some(ENOENT | ECONNREFUSED))
@@ -249,7 +250,8 @@ fn is_nobody(error: &OsError) -> bool {
 
 enum Joining {
     Failed(BusError),
-    Hangup,
+    /// The memory is used for the next try: a master that has seen it before knows that its owner moved on.
+    Hangup(OwnMemory),
 }
 
 impl<E: Into<BusError>> From<E> for Joining {
@@ -265,13 +267,18 @@ fn join(
     options: &AttachOptions,
     deadline: Instant,
 ) -> core::result::Result<Shared, Joining> {
+    let (ours, theirs) = (process::uid(), channel.peer()?.uid);
+    if theirs != ours {
+        let why = format!("the bus belongs to uid {theirs}, you are uid {ours}");
+        return Err(BusError::Refused { why }.into());
+    }
     let hello = wire::with_greeting(&Request::Hello {
         protocol: options.protocol,
     });
     match channel.send(&hello, &[own.fd.as_fd(), own.eventfd.as_fd()]) {
         Ok(Sent::Done) => {}
-        Ok(Sent::Full) => return Err(Joining::Hangup),
-        Err(error) if error.is_disconnected() => return Err(Joining::Hangup),
+        Ok(Sent::Full) => return Err(Joining::Hangup(own)),
+        Err(error) if error.is_disconnected() => return Err(Joining::Hangup(own)),
         Err(error) => return Err(error.into()),
     }
     let poller = Poller::new()?;
@@ -292,8 +299,8 @@ fn join(
                 }
                 poller.wait(&mut Vec::new(), Some(left))?;
             }
-            Ok(Received::Closed) => return Err(Joining::Hangup),
-            Err(error) if error.is_disconnected() => return Err(Joining::Hangup),
+            Ok(Received::Closed) => return Err(Joining::Hangup(own)),
+            Err(error) if error.is_disconnected() => return Err(Joining::Hangup(own)),
             Err(error) => return Err(error.into()),
         }
     };
@@ -310,7 +317,11 @@ fn join(
         None => return Err(protocol("the master answered without a greeting").into()),
     }
     match wire::decode(&bytes[wire::GREETING_BYTES..]) {
-        Some(Reply::Welcome { member, address }) => {
+        Some(Reply::Welcome {
+            member,
+            address,
+            term,
+        }) => {
             let [sequencer_fd, directory_fd] = <[OwnedFd; 2]>::try_from(fds)
                 .map_err(|_| protocol("the master's welcome came without its memories"))?;
             let bytes = memfd::verify(
@@ -337,6 +348,7 @@ fn join(
                 protocol: options.protocol,
                 directory,
                 channel,
+                term,
             })?)
         }
         Some(Reply::Refused { why }) => Err(BusError::Refused { why }.into()),
@@ -388,8 +400,7 @@ fn found(name: &str, place: &Place, own: OwnMemory, options: &AttachOptions) -> 
         }
     };
     let memory = DirectoryWriter::create()?;
-    let directory = Directory::new();
-    memory.write(&directory)?;
+    memory.write(&Directory::new())?;
     let (channel, masters) = Channel::pair()?;
     let poller = Arc::new(Poller::new()?);
     let shared = Arc::new(Shared::new(Parts {
@@ -404,23 +415,12 @@ fn found(name: &str, place: &Place, own: OwnMemory, options: &AttachOptions) -> 
         protocol: options.protocol,
         directory: DirectoryReader::open(memory.fd())?,
         channel,
-    })?);
-    if let Name::Path(path) = &place.socket {
-        // A dead master's: nobody else holds the lock.
-        let _ = std::fs::remove_file(path);
-    }
-    let listener = Listener::bind(&place.socket)?;
-    let mut role = Role::take_up(
-        shared.clone(),
         term,
-        directory,
-        memory,
-        poller.clone(),
-        listener,
-        masters,
-    )?;
-    // The bus begins with its master's own records.
-    role.tick()?;
+    })?);
+    // In the place of a dead master's, if there is one: nobody else holds the lock.
+    let mut socket = Socket::prepare(&place.socket, term)?;
+    socket.place()?;
+    let role = Role::found(shared.clone(), memory, poller.clone(), masters)?.listen(socket)?;
     // From here on others may connect; the lock becomes the shared one of an attachment. It cannot fail: nobody else
     // founds while the socket answers, and whoever holds it exclusively for a look lets it go again.
     while !place.lock.try_shared()? {

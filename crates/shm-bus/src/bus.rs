@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use shm_bus_os::{Access, EventFd, Mapping};
+use shm_bus_os::{Access, EventFd, Mapping, Poller};
 use shm_bus_ring::layout::payload;
 use shm_bus_ring::{Address, AttachmentId, BucketSet, Geometry, Ordering, SleepKind};
 
@@ -15,6 +15,7 @@ use crate::directory::Directory;
 use crate::error::{BusError, Result};
 use crate::publisher::Publisher;
 use crate::record::MemberId;
+use crate::role::Role;
 use crate::shared::{Shared, lock};
 use crate::subscription::{SubscribeOptions, Subscription, open_groups};
 
@@ -35,6 +36,20 @@ pub struct Statistics {
     pub sleeps: u64,
     /// Stamps between its cursor and the tail.
     pub lag: u64,
+}
+
+type Started = (JoinHandle<()>, Arc<EventFd>);
+
+fn start(shared: &Arc<Shared>, place: &Place, poller: Arc<Poller>, role: Option<Role>) -> Result<Started> {
+    let stop = Arc::new(EventFd::new()?);
+    let control = Control::new(shared.clone(), place.socket.clone(), poller, stop.clone(), role)?;
+    let thread = std::thread::Builder::new()
+        .name("shm-bus".into())
+        .spawn(move || control.run());
+    let thread = thread.map_err(|error| BusError::Protocol {
+        why: format!("no thread can be started: {error}; raise the limit (ulimit -u)"),
+    })?;
+    Ok((thread, stop))
 }
 
 /// One attachment. Closing it, or dropping it, detaches.
@@ -60,20 +75,20 @@ impl Bus {
             role,
             place,
         } = attach::attach(name, options)?;
-        let stop = Arc::new(EventFd::new()?);
-        let control = Control::new(shared.clone(), place.socket.clone(), poller, stop.clone(), role)?;
-        let thread = std::thread::Builder::new()
-            .name("shm-bus".into())
-            .spawn(move || control.run())
-            .map_err(|error| BusError::Protocol {
-                why: format!("no thread can be started: {error}"),
-            })?;
-        Ok(Bus {
-            shared,
-            stop,
-            running: Mutex::new(Some((thread, place))),
-            publisher: Mutex::new(false),
-        })
+        match start(&shared, &place, poller, role) {
+            Ok((thread, stop)) => Ok(Bus {
+                shared,
+                stop,
+                running: Mutex::new(Some((thread, place))),
+                publisher: Mutex::new(false),
+            }),
+            Err(error) => {
+                // The others see the side channel close.
+                drop(shared);
+                place.clear_if_last();
+                Err(error)
+            }
+        }
     }
 
     /// The name of the bus.
@@ -192,7 +207,7 @@ impl Bus {
 
     /// Wakes up: takes the announcement back and empties the eventfd.
     pub fn disarm(&self, buckets: &BucketSet) {
-        self.shared.wake_up(buckets);
+        self.shared.wake_up(buckets, SleepKind::EventFd);
         self.drain_wakes();
     }
 
@@ -209,7 +224,7 @@ impl Bus {
 
     /// Takes the announcement of a blocking sleep back.
     pub fn wake_up(&self, buckets: &BucketSet) {
-        self.shared.wake_up(buckets);
+        self.shared.wake_up(buckets, SleepKind::Futex);
     }
 
     /// A read-only map of the sequencer memory's first page, where the futex words are.

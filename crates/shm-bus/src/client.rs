@@ -3,12 +3,19 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use shm_bus_os::{Channel, Sent, process};
 
 use crate::error::Result;
 use crate::payload_memory::PeerMemory;
 use crate::record::{Credentials, MemberId};
+
+/// Messages that may wait for one client: a memory of every other attachment, twice over, and some answers.
+const MAX_MAIL: usize = 4096;
+/// Requests of one client that may wait for the order.
+const MAX_PENDING: u32 = 256;
+const ESRCH: i32 = 3;
 
 /// Descriptors that go with a message.
 pub(crate) enum Attachments {
@@ -37,6 +44,10 @@ pub(crate) struct Client {
     pub member: Option<MemberId>,
     /// Set when its welcome was sent: until then it reads nothing else, and the welcome is followed by all it missed.
     pub welcomed: bool,
+    /// When it connected, or was inherited.
+    pub since: Instant,
+    /// Requests that are queued and not answered yet.
+    pub pending: u32,
     outbox: VecDeque<(Vec<u8>, Attachments)>,
 }
 
@@ -58,23 +69,38 @@ impl Client {
             credentials,
             member: None,
             welcomed: false,
+            since: Instant::now(),
+            pending: 0,
             outbox: VecDeque::new(),
         })
     }
 
-    /// A member of a former master, known by its credentials alone. No pidfd if its process is not there any more.
-    pub fn inherited(member: MemberId, credentials: Credentials) -> Self {
-        let pidfd = process::pidfd_open(credentials.pid)
-            .ok()
-            .filter(|_| process::start_time(credentials.pid).is_ok_and(|t| t == credentials.start_time));
-        Client {
+    /// A member of a former master, known by its credentials alone; none if its process is gone.
+    pub fn inherited(member: MemberId, credentials: Credentials) -> Option<Self> {
+        let pidfd = match process::pidfd_open(credentials.pid) {
+            Ok(pidfd) => Some(pidfd),
+            Err(error) if error.errno() == Some(ESRCH) => return None,
+            // No descriptors left, say: it lives until its own channel or its member word says otherwise.
+            Err(_) => None,
+        };
+        if process::start_time(credentials.pid).is_ok_and(|time| time != credentials.start_time) {
+            return None;
+        }
+        Some(Client {
             channel: None,
             pidfd,
             credentials,
             member: Some(member),
             welcomed: true,
+            since: Instant::now(),
+            pending: 0,
             outbox: VecDeque::new(),
-        }
+        })
+    }
+
+    /// Whether more waits for it than for one that reads now and then.
+    pub fn is_flooded(&self) -> bool {
+        self.outbox.len() > MAX_MAIL || self.pending > MAX_PENDING
     }
 
     /// Queues a message and sends what can be sent. `false` once the channel is broken.
@@ -98,6 +124,21 @@ impl Client {
             }
         }
         true
+    }
+
+    /// Tells it that a memory is of no more use; one that it was not even sent is not sent at all, so that the outbox
+    /// of one that never reads holds only what is alive.
+    pub fn forget(&mut self, member: MemberId, bytes: Vec<u8>) -> bool {
+        let waiting = self.outbox.iter().position(
+            |(_, attached)| matches!(attached, Attachments::Memory(memory) if memory.member() == member),
+        );
+        match waiting {
+            Some(index) => {
+                self.outbox.remove(index);
+                true
+            }
+            None => self.send(bytes, Attachments::None),
+        }
     }
 
     pub fn has_mail(&self) -> bool {

@@ -6,14 +6,16 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use shm_bus_os::{Channel, Event, EventFd, Interest, Listener, Name, Poller};
-use shm_bus_ring::{AttachState, AttachmentId};
+use shm_bus_os::{Channel, Event, EventFd, Interest, Name, Poller, Sent, process};
+use shm_bus_ring::AttachmentId;
 
-use crate::directory_memory::DirectoryWriter;
+use crate::attach::is_nobody;
+use crate::directory_memory::{DirectoryReader, DirectoryWriter};
 use crate::error::Result;
 use crate::replica::Replica;
-use crate::role::Role;
+use crate::role::{PATIENCE, Role};
 use crate::shared::{Link, Shared};
+use crate::socket::Socket;
 use crate::wire::{self, Request};
 
 const CHANNEL: u64 = 0;
@@ -21,8 +23,7 @@ const STOP: u64 = 1;
 /// How long a new master has to appear before another candidate takes the next term.
 const SILENCE: Duration = Duration::from_millis(100);
 const RECONNECT: Duration = Duration::from_millis(2);
-/// How long a departing attachment waits for the order to take its last record.
-const PATIENCE: Duration = Duration::from_millis(500);
+const GOODBYE: Duration = Duration::from_millis(20);
 
 /// What the control thread needs to start.
 pub(crate) struct Control {
@@ -69,7 +70,7 @@ impl Control {
             }
             let timeout = match (&self.role, self.lost) {
                 (_, Some(_)) => Some(RECONNECT),
-                (Some(role), None) => role.timeout(),
+                (Some(role), None) => Some(role.timeout()),
                 (None, None) => None,
             };
             if self.poller.wait(&mut events, timeout).is_err() {
@@ -99,73 +100,63 @@ impl Control {
     }
 
     fn on_channel(&mut self) {
-        match self.shared.drain() {
-            Ok(Link::Up) => {}
-            Ok(Link::Down) | Err(_) => {
-                let _ = self.poller.remove(self.polled.as_fd());
-                self.lost = Some((Instant::now(), self.shared.sequencer.term().0));
-                self.take_over();
-            }
+        // Only an end of file says that the master is gone; an error of this process says nothing about another.
+        if !matches!(self.shared.drain(), Ok(Link::Down)) {
+            return;
+        }
+        let _ = self.poller.remove(self.polled.as_fd());
+        let (term, _) = self.shared.sequencer.term();
+        self.lost = Some((Instant::now(), term));
+        // If nobody has followed yet, the first to swap the term does. One who has gets time to make its socket.
+        if term == self.shared.known_term() {
+            self.take_over();
         }
     }
 
-    fn is_live(&self) -> bool {
-        let me = self.shared.member;
-        let word = self.shared.sequencer.members().word(AttachmentId(me.id));
-        word.generation() == me.generation && word.attach() == AttachState::Live
-    }
-
-    /// The master's end is closed: it has left, or it is dead. Whoever swaps the term first is the next.
+    /// Takes the next term, if it is still the one that was seen when the channel closed or the silence began.
     fn take_over(&mut self) {
-        if !self.is_live() {
+        if self.shared.own_word().is_none() {
             // It was this attachment that the master let go.
             self.shared.close();
             return;
         }
-        let sequencer = &self.shared.sequencer;
-        let seen = sequencer.term();
-        if self.lost.is_some_and(|(_, term)| term != seen.0) {
-            return;
-        }
-        let holder = sequencer.members().word(seen.1);
-        let holder_answers = seen.1.0 != self.shared.member.id
-            && holder.attach() == AttachState::Live
-            && Channel::connect(&self.name).is_ok();
-        if holder_answers {
-            return;
-        }
-        if let Ok(term) = sequencer.take_term(seen, AttachmentId(self.shared.member.id))
-            && let Ok((role, channel)) = self.take_up(term)
-        {
-            self.role = Some(role);
-            self.attach_channel(channel);
-        }
+        let Some((_, seen)) = self.lost else { return };
+        let _ = self.try_take_over(seen);
     }
 
-    fn take_up(&self, term: u64) -> Result<(Role, Channel)> {
-        let shared = &self.shared;
-        let mut replica = Replica::new(shared)?;
-        let tail = shared.sequencer.find()?.stamp;
-        replica.catch_up(shared, tail)?;
-        if let Name::Path(path) = &self.name {
-            // The former master's: this attachment holds the lock that keeps others from making a new bus.
-            let _ = std::fs::remove_file(path);
-        }
-        let listener = Listener::bind(&self.name)?;
+    /// Everything that can fail for want of descriptors or memory comes before the term is swapped.
+    fn try_take_over(&mut self, seen: u64) -> Result<()> {
+        let shared = self.shared.clone();
+        let sequencer = &shared.sequencer;
+        let me = AttachmentId(shared.member.id);
+        let replica = Replica::new(&shared)?;
         let memory = DirectoryWriter::create()?;
-        memory.write(replica.directory())?;
+        let directory = DirectoryReader::open(memory.fd())?;
         let (mine, masters) = Channel::pair()?;
-        let directory = replica.directory().clone();
-        let role = Role::take_up(
+        let mut socket = Socket::prepare(&self.name, (seen + 1) << 16 | u64::from(me.0))?;
+        let present = sequencer.term();
+        if present.0 != seen {
+            return Ok(());
+        }
+        let Ok(term) = sequencer.take_term(present, me) else {
+            return Ok(());
+        };
+        let role = Role::take_over(
             shared.clone(),
             term,
-            directory,
+            replica,
             memory,
             self.poller.clone(),
-            listener,
             masters,
         )?;
-        Ok((role, mine))
+        if sequencer.term().0 != term {
+            return Ok(());
+        }
+        socket.place()?;
+        shared.follow(term, directory);
+        self.role = Some(role.listen(socket)?);
+        self.attach_channel(mine);
+        Ok(())
     }
 
     fn attach_channel(&mut self, channel: Channel) {
@@ -182,20 +173,30 @@ impl Control {
 
     /// Somebody else took the role: finds its socket, or takes the next term if it stays silent.
     fn look_for_master(&mut self) {
-        if !self.is_live() {
+        if self.shared.own_word().is_none() {
             self.shared.close();
             return;
         }
-        if let Ok(channel) = Channel::connect(&self.name) {
-            let again = wire::with_greeting(&Request::Again {
-                member: self.shared.member,
-            });
-            if matches!(channel.send(&again, &[]), Ok(shm_bus_os::Sent::Done)) {
-                self.attach_channel(channel);
+        let (term, _) = self.shared.sequencer.term();
+        match Channel::connect(&self.name) {
+            Ok(channel) => {
+                let again = wire::with_greeting(&Request::Again {
+                    member: self.shared.member,
+                });
+                let fds = [self.shared.own.fd.as_fd(), self.shared.own.eventfd.as_fd()];
+                let ours = channel.peer().is_ok_and(|peer| peer.uid == process::uid());
+                if ours && matches!(channel.send(&again, &fds), Ok(Sent::Done)) {
+                    self.attach_channel(channel);
+                    return;
+                }
+            }
+            Err(error) if is_nobody(&error) => {}
+            // This process has no descriptors left, say: that is no silence of the master's.
+            Err(_) => {
+                self.lost = Some((Instant::now(), term));
                 return;
             }
         }
-        let term = self.shared.sequencer.term().0;
         match self.lost {
             Some((_, seen)) if seen != term => self.lost = Some((Instant::now(), term)),
             Some((since, _)) if since.elapsed() >= SILENCE => self.take_over(),
@@ -204,26 +205,28 @@ impl Control {
     }
 
     fn leave(mut self) {
-        match self.role.take() {
-            Some(role) => role.resign(PATIENCE),
-            None if self.lost.is_none() => {
-                let start = Instant::now();
-                let mut events = Vec::new();
-                let mut told = self.shared.tell(&Request::Detach);
-                while !self.shared.said_goodbye() && start.elapsed() < PATIENCE {
-                    let slice = Duration::from_millis(20);
-                    if self.poller.wait(&mut events, Some(slice)).is_err() {
-                        break;
-                    }
-                    if !told {
-                        told = self.shared.tell(&Request::Detach);
-                    }
-                    if !matches!(self.shared.drain(), Ok(Link::Up)) {
-                        break;
-                    }
-                }
+        if let Some(role) = self.role.take() {
+            role.resign();
+            return;
+        }
+        let start = Instant::now();
+        let mut events = Vec::new();
+        // Threads that are blocked in a wait take their sleepers' bits back before the id can be another's.
+        while self.shared.has_sleepers() && start.elapsed() < PATIENCE {
+            let _ = self.shared.hint_word.wake(u32::MAX, u32::MAX);
+            std::thread::sleep(RECONNECT);
+        }
+        self.shared.depart();
+        let mut told = self.lost.is_none() && self.shared.tell(&Request::Detach);
+        while self.lost.is_none() && !self.shared.said_goodbye() && start.elapsed() < PATIENCE {
+            if self.poller.wait(&mut events, Some(GOODBYE)).is_err() {
+                break;
             }
-            None => {}
+            let _ = self.stop.drain();
+            told = told || self.shared.tell(&Request::Detach);
+            if !matches!(self.shared.drain(), Ok(Link::Up)) {
+                break;
+            }
         }
     }
 }

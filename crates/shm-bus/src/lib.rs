@@ -46,6 +46,7 @@ mod record;
 mod replica;
 mod role;
 mod shared;
+mod socket;
 mod subscription;
 mod wire;
 
@@ -57,4 +58,6 @@ pub use payload_memory::PeerMemory;
 pub use publisher::{BusLoan, Envelope, MAX_BATCH, MAX_DESTINATIONS, Publisher};
 pub use record::{Credentials, Departure, MAX_GROUP_NAME, MemberId, Record};
 pub use shm_bus_ring::{Address, BucketSet, Stamp};
-pub use subscription::{Delivery, Event, SLICE, SPIN, SubscribeOptions, Subscription, WaitStrategy};
+pub use subscription::{
+    Delivery, Event, MAX_DEADLINE, SLICE, SPIN, SubscribeOptions, Subscription, WaitStrategy,
+};

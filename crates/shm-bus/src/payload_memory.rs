@@ -97,6 +97,11 @@ impl PeerMemory {
         self.member
     }
 
+    /// Which file it is: device and inode.
+    pub(crate) fn identity(&self) -> Option<(u64, u64)> {
+        memfd::identity(self.fd.as_fd()).ok()
+    }
+
     /// Its bytes.
     pub fn view(&self) -> &View {
         &self.view

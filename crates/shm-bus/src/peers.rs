@@ -31,6 +31,11 @@ impl PeerTable {
         self.lock().remove(&member);
     }
 
+    /// Lets go of every memory that `keep` does not want.
+    pub fn retain(&self, keep: impl Fn(MemberId) -> bool) {
+        self.lock().retain(|member, _| keep(*member));
+    }
+
     pub fn all(&self) -> Vec<Arc<PeerMemory>> {
         self.lock().values().cloned().collect()
     }

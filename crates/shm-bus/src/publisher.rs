@@ -12,7 +12,7 @@ use crate::replica::Replica;
 use crate::shared::{MappedPeers, Shared, Waker};
 
 /// The most destinations of one transaction.
-pub const MAX_DESTINATIONS: usize = 256;
+pub const MAX_DESTINATIONS: usize = shm_bus_ring::MAX_DESTINATIONS as usize;
 /// The most messages of one batch.
 pub const MAX_BATCH: usize = 1024;
 
@@ -137,6 +137,10 @@ impl Publisher {
             self.lane.abandon(loan.loan);
             return Err(BusError::TooBig { length, max });
         }
+        if let Err(error) = self.open() {
+            self.lane.abandon(loan.loan);
+            return Err(error);
+        }
         let BusLoan {
             loan, destinations, ..
         } = loan;
@@ -257,8 +261,12 @@ impl Publisher {
         } = self;
         let exact = |stamp| {
             if !replica.is_current(&shared.sequencer) {
-                replica.catch_up(shared, stamp)?;
-                checked.clear();
+                match replica.catch_up(shared, stamp) {
+                    Ok(()) => checked.clear(),
+                    // Groups stay once they are made: what was checked holds, whatever the master has left half done.
+                    Err(BusError::NoMaster { .. }) => checked.retain(|destination| destination.is_group()),
+                    Err(error) => return Err(error),
+                }
             }
             for destination in frames.iter().flat_map(|f| f.2.destinations) {
                 if !checked.contains(destination) {

@@ -79,13 +79,19 @@ impl Replica {
         if self.proven == Some(control) {
             return Ok(());
         }
-        let lap = shared.sequencer.slot_count();
+        let half = shared.sequencer.slot_count() / 2;
         for _ in 0..100 {
-            if stamp.saturating_sub(self.applied) >= lap / 2 {
+            if stamp.saturating_sub(self.applied) >= half {
                 self.reload(shared)?;
-                // Nothing was recorded since, or it would be in the directory: what lies between needs no look.
-                if stamp.saturating_sub(self.applied) >= lap / 2 {
-                    self.applied = stamp - lap / 2;
+                if stamp.saturating_sub(self.applied) >= half {
+                    // The directory is written before the control word is settled: settled in the directory's term,
+                    // nothing is in the order that is not in the directory. Else only its master can tell.
+                    let settled = !Sequencer::control_busy(control)
+                        && Sequencer::control_term(control) == self.directory.term & 0xFF_FFFF;
+                    if !settled {
+                        break;
+                    }
+                    self.applied = stamp;
                 }
             }
             if self.read_records(shared, stamp)? {

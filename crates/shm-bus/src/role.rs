@@ -6,11 +6,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use shm_bus_os::{Channel, Interest, Listener, Poller, Received, process};
+use shm_bus_os::{Channel, Interest, Poller, Received, process};
 use shm_bus_ring::layout::MAX_ATTACHMENTS;
 use shm_bus_ring::{
-    Address, AttachState, AttachmentId, Kind, Lane, LaneKind, MemberWord, Message, Policy, PublishError,
-    ReaderState,
+    Address, AttachState, AttachmentId, Full, Kind, MemberWord, Message, Policy, PublishError, ReaderState,
 };
 
 use crate::client::{Attachments, Client};
@@ -20,7 +19,10 @@ use crate::error::{BusError, Result};
 use crate::overload::Stall;
 use crate::payload_memory::PeerMemory;
 use crate::record::{Departure, MAX_ADDRESSES, MAX_GROUP_NAME, MemberId, Record, Stamped};
-use crate::shared::{MappedPeers, Shared, Waker, duplicate_failed};
+use crate::replica::Replica;
+use crate::shared::{MappedPeers, Shared, Waker, duplicate_failed, lock};
+use crate::socket::Socket;
+use crate::subscription::MAX_DEADLINE;
 use crate::wire::{self, Failure, GREETING_BYTES, MAX_DATAGRAM, MAX_NAMES, Reply, Request, WirePolicy};
 
 /// Poller tokens below this are the control thread's own; client `n` has `2n` (channel) and `2n + 1` (pidfd).
@@ -28,6 +30,15 @@ pub(crate) const FIRST_CLIENT: u64 = 8;
 pub(crate) const LISTENER: u64 = 2;
 /// How often a full ring or a retired member is looked at again. Only while there is one.
 const RETRY: Duration = Duration::from_millis(1);
+/// An attachment that was evicted as often as this may not read any more: its count has 8 bits.
+const MAX_EVICTIONS: u8 = 250;
+/// Unadmitted connections at once, and how long one may stay so.
+const MAX_STRANGERS: usize = 64;
+const STRANGER: Duration = Duration::from_secs(5);
+/// How often the role looks whether it still is one.
+const SELF_CHECK: Duration = Duration::from_secs(1);
+/// How long a full ring may hold up the record that begins or ends a reign.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
 const HOUSEKEEPING: Duration = Duration::from_millis(50);
 
 /// The term has passed to somebody else.
@@ -59,6 +70,19 @@ enum Then {
     },
 }
 
+impl Then {
+    /// The client that waits for it.
+    fn client(&self) -> Option<u64> {
+        match self {
+            Then::Welcome { client }
+            | Then::Opened { client, .. }
+            | Then::Joined { client, .. }
+            | Then::Left { client, .. } => Some(*client),
+            Then::Nothing | Then::Departed { .. } => None,
+        }
+    }
+}
+
 /// A member whose id and memory are not free for another yet.
 struct Retired {
     member: MemberId,
@@ -80,13 +104,13 @@ impl Retired {
 pub(crate) struct Role {
     shared: Arc<Shared>,
     term: u64,
-    lane: Lane,
     stall: Stall,
     waker: Waker,
     directory: Directory,
     memory: DirectoryWriter,
     poller: Arc<Poller>,
-    listener: Listener,
+    socket: Option<Socket>,
+    listening: bool,
     clients: BTreeMap<u64, Client>,
     next_client: u64,
     /// What is to be published, and what follows; an entry without a record only waits for those before it.
@@ -98,92 +122,147 @@ pub(crate) struct Role {
 }
 
 impl Role {
-    /// Takes up the role of a term that was won. `directory` is as of the tail; `own_channel` is this end of the
-    /// role-holder's own side channel.
-    pub fn take_up(
-        shared: Arc<Shared>,
-        term: u64,
-        directory: Directory,
-        memory: DirectoryWriter,
-        poller: Arc<Poller>,
-        listener: Listener,
-        own_channel: Channel,
-    ) -> Result<Self> {
-        poller.add(listener.as_fd(), LISTENER, Interest::READ)?;
-        let lane = Lane::new(shared.own.region.clone(), shared.own.geometry, LaneKind::Control);
-        let mut role = Role {
+    fn new(shared: Arc<Shared>, term: u64, memory: DirectoryWriter, poller: Arc<Poller>) -> Role {
+        Role {
             term,
-            lane,
             stall: Stall::default(),
             waker: Waker::default(),
-            directory,
+            directory: Directory::new(),
             memory,
             poller,
-            listener,
+            socket: None,
+            listening: false,
             clients: BTreeMap::new(),
             next_client: FIRST_CLIENT,
             queue: VecDeque::new(),
             blocked: false,
             retired: Vec::new(),
             evictions: HashMap::new(),
-            next_housekeeping: Instant::now(),
+            next_housekeeping: Instant::now() + HOUSEKEEPING,
             shared,
-        };
-        let me = role.shared.member;
-        let mut own = Client::connected(own_channel)?;
-        own.pidfd = None;
-        let founding = !role.directory.has(me);
-        role.enqueue(Record::Master { member: me }, Then::Nothing);
-        if founding {
-            let address = role.shared.address.0;
-            role.enqueue(
-                Record::Attached {
-                    member: me,
-                    address,
-                    credentials: own.credentials.clone(),
-                },
-                Then::Nothing,
-            );
         }
-        own.member = Some(me);
-        own.welcomed = true;
-        role.add(own)?;
-        let others: Vec<_> = role
-            .directory
-            .members()
-            .filter(|(member, _)| *member != me)
-            .map(|(member, entry)| (member, entry.credentials.clone()))
-            .collect();
-        for (member, credentials) in others {
-            role.inherit(member, Client::inherited(member, credentials))?;
-        }
-        role.clear_unrecorded();
+    }
+
+    /// Takes connections from here on.
+    pub fn listen(mut self, socket: Socket) -> Result<Self> {
+        self.poller
+            .add(socket.listener.as_fd(), LISTENER, Interest::READ)?;
+        self.listening = true;
+        self.socket = Some(socket);
+        Ok(self)
+    }
+
+    /// The first master of a new bus. `own_channel` is this end of its attachment's own side channel.
+    pub fn found(
+        shared: Arc<Shared>,
+        memory: DirectoryWriter,
+        poller: Arc<Poller>,
+        own_channel: Channel,
+    ) -> Result<Self> {
+        let (member, address) = (shared.member, shared.address.0);
+        let mut role = Role::new(shared.clone(), shared.sequencer.term().0, memory, poller);
+        let own = Client::connected(own_channel)?;
+        let credentials = own.credentials.clone();
+        role.add_own(own)?;
+        role.enqueue(Record::Master { member }, Then::Nothing);
+        role.enqueue(
+            Record::Attached {
+                member,
+                address,
+                credentials,
+            },
+            Then::Nothing,
+        );
+        role.tick()?;
         Ok(role)
     }
 
-    /// A member of the former term: still there, or gone with or without its record.
-    fn inherit(&mut self, member: MemberId, client: Client) -> Result<()> {
-        let word = self.word(member);
-        let live = word.generation() == member.generation && word.attach() == AttachState::Live;
-        if live && client.pidfd.is_some() {
-            self.add(client)?;
-        } else {
-            self.retire(member, Some(client), Departure::Died, false);
+    /// The successor of a master that is gone, in a term that was won.
+    ///
+    /// Its own `master` record comes first: whatever the former master still got into the order stands below it, and is
+    /// applied before anything is decided.
+    pub fn take_over(
+        shared: Arc<Shared>,
+        term: u64,
+        mut replica: Replica,
+        memory: DirectoryWriter,
+        poller: Arc<Poller>,
+        own_channel: Channel,
+    ) -> Result<Self> {
+        let me = shared.member;
+        let mut role = Role::new(shared.clone(), term, memory, poller);
+        role.add_own(Client::connected(own_channel)?)?;
+        let record = Record::Master { member: me };
+        let start = Instant::now();
+        let stamp = loop {
+            match role.put_in_order(&record) {
+                Ok(stamp) => break stamp,
+                Err(PublishError::Full(full)) if start.elapsed() < PATIENCE => {
+                    role.relieve(&full);
+                    std::thread::sleep(RETRY);
+                }
+                Err(_) => return Err(BusError::Closed),
+            }
+        };
+        replica.catch_up(&shared, stamp)?;
+        role.directory = replica.directory().clone();
+        role.directory.apply(stamp, term, &record);
+        role.memory.write(&role.directory)?;
+        shared.sequencer.settle_control(term);
+        let members: Vec<_> = role
+            .directory
+            .members()
+            .map(|(m, e)| (m, e.credentials.clone()))
+            .collect();
+        for (member, credentials) in members.into_iter().filter(|(member, _)| *member != me) {
+            role.inherit(member, Client::inherited(member, credentials))?;
         }
-        Ok(())
+        role.inherit_ids();
+        Ok(role)
     }
 
-    /// Ids that a former master left half admitted: nobody but their owner knows of them, and it tries again.
-    fn clear_unrecorded(&mut self) {
+    fn add_own(&mut self, mut own: Client) -> Result<()> {
+        own.pidfd = None;
+        own.member = Some(self.shared.member);
+        own.welcomed = true;
+        self.add(own).map(drop)
+    }
+
+    /// A member of the former term: still there, or gone with or without its record.
+    fn inherit(&mut self, member: MemberId, client: Option<Client>) -> Result<()> {
+        let word = self.word(member);
+        let live = word.generation() == member.generation && word.attach() == AttachState::Live;
+        match client {
+            Some(client) if live => self.add(client).map(drop),
+            client => {
+                self.retire(member, client, Departure::Died, false);
+                Ok(())
+            }
+        }
+    }
+
+    /// Ids that the former master left between two states: half admitted, so that nobody but their owner knows of them
+    /// and it tries again; or departed and not free yet.
+    fn inherit_ids(&mut self) {
+        let stamp = self.directory.as_of;
         for id in (0..self.shared.sequencer.members().high() as u16).map(AttachmentId) {
             let word = self.shared.sequencer.members().word(id);
             let member = MemberId {
                 id: id.0,
                 generation: word.generation(),
             };
-            if word.attach() == AttachState::Joining && !self.directory.has(member) {
+            if self.directory.has(member) {
+                self.record_eviction(id.0);
+            } else if word.attach() == AttachState::Joining {
                 self.set_word(member, |w| {
                     w.with_attach(AttachState::Free).with_reader(ReaderState::None)
+                });
+            } else if word.attach() == AttachState::Departed {
+                self.retired.push(Retired {
+                    member,
+                    stamp,
+                    acknowledged: true,
+                    pidfd: None,
                 });
             }
         }
@@ -203,7 +282,14 @@ impl Role {
     }
 
     fn enqueue(&mut self, record: Record, then: Then) {
-        self.queue.push_back((Some(record), then));
+        self.wait_in_queue(Some(record), then);
+    }
+
+    fn wait_in_queue(&mut self, record: Option<Record>, then: Then) {
+        if let Some(client) = then.client().and_then(|n| self.clients.get_mut(&n)) {
+            client.pending += 1;
+        }
+        self.queue.push_back((record, then));
     }
 
     fn queued(&self) -> impl Iterator<Item = &Record> {
@@ -226,14 +312,12 @@ impl Role {
         }
     }
 
-    /// How long the control thread may sleep.
-    pub fn timeout(&self) -> Option<Duration> {
+    /// How long the control thread may sleep. Once a second the role looks whether it still is one.
+    pub fn timeout(&self) -> Duration {
         if self.blocked {
-            Some(RETRY)
-        } else if !self.retired.is_empty() {
-            Some(self.next_housekeeping.saturating_duration_since(Instant::now()))
+            RETRY
         } else {
-            None
+            self.next_housekeeping.saturating_duration_since(Instant::now())
         }
     }
 
@@ -276,7 +360,22 @@ impl Role {
     }
 
     fn accept(&mut self) {
-        while let Ok(Some(channel)) = self.listener.accept() {
+        loop {
+            let Some(socket) = &self.socket else { return };
+            let channel = match socket.listener.accept() {
+                Ok(Some(channel)) => channel,
+                Ok(None) => break,
+                Err(_) => {
+                    // No descriptors left: whoever knocks waits in the backlog until the next housekeeping.
+                    let _ = self.poller.remove(socket.listener.as_fd());
+                    self.listening = false;
+                    self.next_housekeeping = Instant::now() + HOUSEKEEPING;
+                    break;
+                }
+            };
+            if self.clients.values().filter(|c| c.member.is_none()).count() >= MAX_STRANGERS {
+                continue;
+            }
             // One that cannot be looked at, or that belongs to another user, is let go by dropping its channel.
             if let Ok(client) = Client::connected(channel) {
                 if client.credentials.uid == process::uid() {
@@ -299,7 +398,7 @@ impl Role {
         let Some(client) = self.clients.get_mut(&n) else {
             return;
         };
-        if !client.flush() {
+        if !client.flush() || client.is_flooded() {
             self.remove(n, Departure::Closed, false);
             return;
         }
@@ -336,6 +435,10 @@ impl Role {
         let Some(request) = wire::decode::<Request>(bytes) else {
             return;
         };
+        if client.is_flooded() {
+            self.remove(n, Departure::Closed, false);
+            return;
+        }
         match request {
             Request::Open { request, names } => self.open(n, request, names),
             Request::Join {
@@ -360,7 +463,7 @@ impl Role {
             Some(version) if version == shm_bus_ring::layout::LAYOUT_VERSION => {
                 match wire::decode::<Request>(&bytes[GREETING_BYTES..]) {
                     Some(Request::Hello { protocol }) => self.admit(n, protocol, fds),
-                    Some(Request::Again { member }) => self.again(n, member),
+                    Some(Request::Again { member }) => self.again(n, member, fds),
                     _ => Err("expected a hello".into()),
                 }
             }
@@ -402,6 +505,8 @@ impl Role {
                 "headers must be at most {most}, a quarter of the bus's slots"
             ));
         }
+        self.let_moved_on_go(n, &memory);
+        let members = self.shared.sequencer.members();
         let address = self.next_address();
         members.set_address(AttachmentId(id), address.0);
         members.set_reader(AttachmentId(id), 0, 0, 0);
@@ -434,21 +539,49 @@ impl Role {
         Ok(())
     }
 
-    /// A member of a former term presents itself to this one.
-    fn again(&mut self, n: u64, member: MemberId) -> core::result::Result<(), String> {
+    /// A newcomer whose former master died before it could say welcome comes back with the same memory: the member it
+    /// became without knowing is nobody.
+    fn let_moved_on_go(&mut self, n: u64, memory: &PeerMemory) {
+        let credentials = &self.clients[&n].credentials;
+        let ghosts: Vec<u64> = self
+            .clients
+            .iter()
+            .filter(|(_, c)| c.channel.is_none() && c.credentials == *credentials)
+            .filter(|(_, c)| {
+                let known = c.member.and_then(|m| self.shared.peers.get(m));
+                known.is_some_and(|k| k.identity().is_some() && k.identity() == memory.identity())
+            })
+            .map(|(n, _)| *n)
+            .collect();
+        for ghost in ghosts {
+            self.remove(ghost, Departure::Closed, true);
+        }
+    }
+
+    /// A member of a former term presents itself to this one, and gets every memory once more: what the former master
+    /// had on its way to it is lost.
+    fn again(&mut self, n: u64, member: MemberId, fds: Vec<OwnedFd>) -> core::result::Result<(), String> {
         let credentials = &self.clients[&n].credentials;
         let former = self
             .clients
             .iter()
-            .find(|(_, c)| c.channel.is_none() && c.member == Some(member))
-            .map(|(n, _)| *n);
-        let Some(former) = former.filter(|f| self.clients[f].credentials == *credentials) else {
+            .find(|(_, c)| c.channel.is_none() && c.member == Some(member));
+        let Some(former) = former
+            .filter(|(_, c)| c.credentials == *credentials)
+            .map(|(n, _)| *n)
+        else {
             return Err("no such member".into());
         };
-        let old = self.clients.remove(&former).expect("just found");
-        if let Some(pidfd) = &old.pidfd {
-            let _ = self.poller.remove(pidfd.as_fd());
+        if let Ok([fd, eventfd]) = <[OwnedFd; 2]>::try_from(fds)
+            && self.shared.peers.get(member).is_none()
+            && let Ok(memory) = PeerMemory::open(member, fd, eventfd)
+        {
+            self.shared.peers.insert(memory);
+            for other in self.welcomed() {
+                self.send_ring(other, member);
+            }
         }
+        self.drop_client(former);
         let client = self.clients.get_mut(&n).expect("the caller has it");
         (client.member, client.welcomed) = (Some(member), true);
         let fd = self.memory.fd().try_clone_to_owned().map_err(|e| e.to_string())?;
@@ -457,7 +590,14 @@ impl Role {
             wire::encode(&Reply::Directory { term: self.term }),
             Attachments::Owned(vec![fd]),
         );
+        self.send_all_rings(n, member);
         Ok(())
+    }
+
+    fn send_all_rings(&mut self, n: u64, but: MemberId) {
+        for peer in self.shared.peers.all().iter().filter(|p| p.member() != but) {
+            self.send_ring(n, peer.member());
+        }
     }
 
     fn free_id(&self) -> Option<u16> {
@@ -527,7 +667,7 @@ impl Role {
             .map(|g| u32::from(g.prefix()) + u32::from(waiting));
         let room = self.directory.encode().len() + missing.iter().map(|n| 2 * n.len() + 24).sum::<usize>();
         let last = first.map(|f| f + missing.len() as u32);
-        if room as u64 > MAX_ENCODED || last.is_none_or(|l| l >= u32::from(u16::MAX)) {
+        if room as u64 > MAX_ENCODED / 2 || last.is_none_or(|l| l >= u32::from(u16::MAX)) {
             let failure = Failure::Limit {
                 what: "groups".into(),
                 limit: u64::from(u16::MAX),
@@ -539,14 +679,14 @@ impl Role {
             let address = Address::group(prefix as u16).0;
             self.enqueue(Record::Group { address, name }, Then::Nothing);
         }
-        self.queue.push_back((
+        self.wait_in_queue(
             None,
             Then::Opened {
                 client: n,
                 request,
                 names,
             },
-        ));
+        );
     }
 
     fn join(&mut self, n: u64, member: MemberId, request: u64, addresses: Vec<u64>, policy: WirePolicy) {
@@ -573,6 +713,16 @@ impl Role {
             return;
         }
         let WirePolicy::Block { deadline } = policy;
+        let deadline = deadline.min(MAX_DEADLINE.as_millis() as u64);
+        let room = self.directory.encode().len() + addresses.len() * 16;
+        if room as u64 > MAX_ENCODED || self.word(member).evictions() >= MAX_EVICTIONS {
+            let failure = Failure::Limit {
+                what: "memberships".into(),
+                limit: MAX_ENCODED,
+            };
+            self.reply(n, &Reply::Failed { request, failure });
+            return;
+        }
         let members = self.shared.sequencer.members();
         if !self.word(member).counts() {
             // The floor counts from before the record on, so that nothing the reader will need is overwritten.
@@ -641,6 +791,9 @@ impl Role {
 
     /// Member word first, record second: no frame of the departed has a stamp above its record.
     fn retire(&mut self, member: MemberId, client: Option<Client>, departure: Departure, acknowledged: bool) {
+        if self.is_fenced() {
+            return;
+        }
         self.set_word(member, |w| {
             w.with_attach(AttachState::Departed)
                 .with_reader(ReaderState::None)
@@ -668,8 +821,15 @@ impl Role {
         );
     }
 
-    /// Publishes what is queued, and looks after retired ids.
+    fn is_fenced(&self) -> bool {
+        self.shared.sequencer.term().0 != self.term
+    }
+
+    /// Publishes what is queued, and looks after what has to be looked after.
     pub fn tick(&mut self) -> core::result::Result<(), Fenced> {
+        if self.is_fenced() {
+            return Err(Fenced);
+        }
         self.blocked = false;
         while let Some((record, then)) = self.queue.pop_front() {
             let published = match &record {
@@ -678,38 +838,97 @@ impl Role {
             };
             match published {
                 Ok(stamp) => self.act(then, stamp),
-                Err(PublishError::Refused(Fenced)) => return Err(Fenced),
                 Err(PublishError::Full(full)) => {
                     self.queue.push_front((record, then));
-                    self.shared
-                        .wake(shm_bus_ring::Bucket::MIXED, full.stamp, &mut self.waker);
-                    if !self.stall.relieve(&self.shared, &full, self.lane.gate()) {
+                    if !self.relieve(&full) {
                         self.blocked = true;
                         break;
                     }
                 }
-                // This attachment is no member any more, or the order is beyond use: there is no role to play.
+                // The term has passed on, this attachment is no member any more, or the order is beyond use: there is no
+                // role to play.
                 Err(_) => return Err(Fenced),
             }
         }
-        if !self.retired.is_empty() && Instant::now() >= self.next_housekeeping {
-            self.next_housekeeping = Instant::now() + HOUSEKEEPING;
-            self.reuse();
+        if Instant::now() >= self.next_housekeeping {
+            self.keep_house();
         }
         Ok(())
     }
 
+    /// What no event tells: retired ids that are free by now, members of a former term that left without a channel to
+    /// say so, strangers that never introduce themselves, a socket file that somebody took away.
+    fn keep_house(&mut self) {
+        if let Some(socket) = &mut self.socket {
+            if socket.restore() && self.listening {
+                self.listening = false;
+            }
+            if !self.listening {
+                self.listening = self
+                    .poller
+                    .add(socket.listener.as_fd(), LISTENER, Interest::READ)
+                    .is_ok();
+            }
+        }
+        let gone: Vec<u64> = self
+            .clients
+            .iter()
+            .filter(|(_, c)| match c.member {
+                Some(member) => c.channel.is_none() && self.word(member).attach() != AttachState::Live,
+                None => c.since.elapsed() >= STRANGER,
+            })
+            .map(|(n, _)| *n)
+            .collect();
+        for n in gone {
+            self.remove(n, Departure::Closed, false);
+        }
+        for id in 0..self.shared.sequencer.members().high() as u16 {
+            self.record_eviction(id);
+        }
+        self.reuse();
+        let waiting = !self.retired.is_empty()
+            || !self.listening
+            || self
+                .clients
+                .values()
+                .any(|c| c.channel.is_none() || c.member.is_none());
+        self.next_housekeeping = Instant::now() + if waiting { HOUSEKEEPING } else { SELF_CHECK };
+    }
+
+    /// A full ring: wakes whoever may hold it in its sleep, and takes the place of who has held it too long.
+    fn relieve(&mut self, full: &Full) -> bool {
+        self.shared
+            .wake(shm_bus_ring::Bucket::MIXED, full.stamp, &mut self.waker);
+        let shared = self.shared.clone();
+        self.stall
+            .relieve(&shared, full, lock(&shared.control_lane).gate())
+    }
+
+    /// A record's whole way: announced, in the order, in the directory, settled. The directory comes before the
+    /// settling: who finds the word settled finds the record in the directory.
     fn publish(&mut self, record: &Record) -> core::result::Result<u64, PublishError<Fenced>> {
+        let published = self.put_in_order(record);
+        if let Ok(stamp) = published {
+            self.directory.apply(stamp, self.term, record);
+            // The size was checked before the record was queued.
+            let _ = self.memory.write(&self.directory);
+        }
+        self.shared.sequencer.settle_control(self.term);
+        published
+    }
+
+    fn put_in_order(&mut self, record: &Record) -> core::result::Result<u64, PublishError<Fenced>> {
         let shared = self.shared.clone();
         let sequencer = &shared.sequencer;
+        let mut lane = lock(&shared.control_lane);
         let mut peers = MappedPeers(&shared);
         let bytes = Stamped {
             term: self.term,
             record: record.clone(),
         }
         .encode();
-        let loan = self.lane.loan(sequencer, &mut peers, bytes.len() as u64)?;
-        self.lane.write(&loan, 0, &bytes);
+        let loan = lane.loan(sequencer, &mut peers, bytes.len() as u64)?;
+        lane.write(&loan, 0, &bytes);
         let message = Message {
             destinations: &[Address::EVERYONE],
             topic: 0,
@@ -728,30 +947,25 @@ impl Role {
                 Err(Fenced)
             }
         };
-        let published = self
-            .lane
-            .publish(sequencer, &mut peers, shared.owner(), &frames, fenced);
-        sequencer.settle_control(term);
-        match published {
+        match lane.publish(sequencer, &mut peers, shared.owner(), &frames, fenced) {
             Ok(published) => {
-                let stamp = published.stamp.0;
-                self.directory.apply(stamp, self.term, record);
-                // The size was checked before the record was queued.
-                let _ = self.memory.write(&self.directory);
                 if let Some(bucket) = published.wake {
-                    shared.wake(bucket, stamp + 1, &mut self.waker);
+                    shared.wake(bucket, published.stamp.0 + 1, &mut self.waker);
                 }
-                Ok(stamp)
+                Ok(published.stamp.0)
             }
             Err(error) => {
                 let [(loan, ..)] = frames;
-                self.lane.abandon(loan);
+                lane.abandon(loan);
                 Err(error)
             }
         }
     }
 
     fn act(&mut self, then: Then, stamp: u64) {
+        if let Some(client) = then.client().and_then(|n| self.clients.get_mut(&n)) {
+            client.pending -= 1;
+        }
         match then {
             Then::Nothing => {}
             Then::Welcome { client } => self.welcome(client),
@@ -804,6 +1018,7 @@ impl Role {
                     acknowledged,
                     pidfd,
                 });
+                self.next_housekeeping = self.next_housekeeping.min(Instant::now() + HOUSEKEEPING);
             }
         }
     }
@@ -833,7 +1048,11 @@ impl Role {
         match fds {
             Ok(fds) => self.send(
                 n,
-                wire::with_greeting(&Reply::Welcome { member, address }),
+                wire::with_greeting(&Reply::Welcome {
+                    member,
+                    address,
+                    term: self.term,
+                }),
                 Attachments::Owned(fds),
             ),
             Err(error) => {
@@ -843,13 +1062,14 @@ impl Role {
                 return;
             }
         }
-        for peer in self.shared.peers.all().iter().filter(|p| p.member() != member) {
-            self.send_ring(n, peer.member());
-        }
+        self.send_all_rings(n, member);
     }
 
     /// Frees the ids whose last frame every reader has passed and whose owner is known to be gone.
     fn reuse(&mut self) {
+        if self.retired.is_empty() {
+            return;
+        }
         let Ok(found) = self.shared.sequencer.find() else {
             return;
         };
@@ -867,44 +1087,25 @@ impl Role {
             self.set_word(member, |w| w.with_attach(AttachState::Free));
             self.shared.peers.remove(member);
             for n in self.welcomed() {
-                self.reply(n, &Reply::Forget { member });
+                if let Some(client) = self.clients.get_mut(&n) {
+                    client.forget(member, wire::encode(&Reply::Forget { member }));
+                }
+                self.push(n);
             }
         }
     }
 
-    /// Leaves the role, with this attachment's own departure as the last record. The others take over when their
-    /// channels close.
-    pub fn resign(mut self, patience: Duration) {
-        let me = self.shared.member;
+    /// Leaves the role. The others take over when their channels close; the successor publishes this attachment's
+    /// departure, which its member word says first.
+    pub fn resign(mut self) {
         let start = Instant::now();
         // What was asked before is still done.
-        while !self.queue.is_empty() && start.elapsed() < patience && self.tick().is_ok() {
+        while !self.queue.is_empty() && start.elapsed() < PATIENCE && self.tick().is_ok() {
             if self.blocked {
-                std::thread::yield_now();
+                std::thread::sleep(RETRY);
             }
         }
-        // Published while still live: a publisher checks its own word. Its data lane is closed already.
-        let address = self.shared.address.0;
-        let record = Record::Departed {
-            member: me,
-            address,
-            departure: Departure::Closed,
-        };
-        while start.elapsed() < patience {
-            match self.publish(&record) {
-                Err(PublishError::Full(full)) => {
-                    self.stall.relieve(&self.shared, &full, self.lane.gate());
-                    std::thread::yield_now();
-                }
-                _ => break,
-            }
-        }
-        self.set_word(me, |w| {
-            w.with_attach(AttachState::Departed)
-                .with_reader(ReaderState::None)
-        });
-        self.shared.sequencer.sleepers().forget(AttachmentId(me.id));
-        self.shared.release_space();
+        self.shared.depart();
         for client in self.clients.values_mut() {
             client.flush();
         }

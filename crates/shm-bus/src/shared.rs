@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use shm_bus_os::{Channel, Received, Sent, Word, clock};
 use shm_bus_ring::layout::payload;
 use shm_bus_ring::{
-    Address, AttachmentId, Bucket, MemberWord, Ordering as Memory, Owner, Peers, Policy, ReaderState,
-    Sequencer, View, fence,
+    Address, AttachState, AttachmentId, Bucket, BucketSet, Lane, LaneKind, MemberWord, Ordering as Memory,
+    Owner, Peers, Policy, ReaderState, Sequencer, SleepKind, View, fence,
 };
 
 use crate::directory_memory::DirectoryReader;
@@ -55,10 +55,33 @@ pub(crate) struct Shared {
     /// Set once: no more publishing, reading or asking.
     closed: AtomicBool,
     said_goodbye: AtomicBool,
-    /// Positions of the counting subscriptions; the cursor is the smallest.
-    positions: Mutex<BTreeMap<u32, u64>>,
+    positions: Mutex<Positions>,
+    /// Monotonic milliseconds of the last request for a missing memory.
+    asked_at: AtomicU64,
     next_subscription: AtomicU64,
     memberships: Mutex<BTreeMap<u64, u32>>,
+    sleeping: Mutex<Sleeping>,
+    /// Held while a subscription joins or leaves, so that the master hears of them in the order they were decided.
+    pub joining: Mutex<()>,
+    /// The headers and cells of the master's role, kept for a second reign.
+    pub control_lane: Mutex<Lane>,
+    /// The term of the master that the channel leads to.
+    known_term: AtomicU64,
+}
+
+/// Who of this attachment sleeps, and for what.
+#[derive(Default)]
+struct Sleeping {
+    blocked: Vec<BucketSet>,
+    armed: Option<BucketSet>,
+}
+
+/// Positions of the counting subscriptions; the cursor is the smallest.
+#[derive(Default)]
+struct Positions {
+    by_subscription: BTreeMap<u32, u64>,
+    /// How often this attachment had been evicted when these were taken: an eviction ends all of them at once.
+    evictions: u8,
 }
 
 /// Everything [`Shared::new`] puts together.
@@ -74,6 +97,7 @@ pub(crate) struct Parts {
     pub protocol: u32,
     pub directory: DirectoryReader,
     pub channel: Channel,
+    pub term: u64,
 }
 
 impl Shared {
@@ -96,8 +120,17 @@ impl Shared {
             closed: AtomicBool::new(false),
             said_goodbye: AtomicBool::new(false),
             positions: Mutex::default(),
+            asked_at: AtomicU64::new(0),
             next_subscription: AtomicU64::new(1),
             memberships: Mutex::default(),
+            sleeping: Mutex::default(),
+            joining: Mutex::default(),
+            control_lane: Mutex::new(Lane::new(
+                parts.own.region.clone(),
+                parts.own.geometry,
+                LaneKind::Control,
+            )),
+            known_term: AtomicU64::new(parts.term),
             own: parts.own,
         };
         // One sees oneself as the others do.
@@ -122,8 +155,9 @@ impl Shared {
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         lock(&self.requests).clear();
-        // An event loop that sleeps has to hear of it.
+        // Whoever sleeps has to hear of it: the event loop, and blocked threads.
         let _ = self.own.eventfd.signal();
+        let _ = self.hint_word.wake(u32::MAX, u32::MAX);
     }
 
     pub fn said_goodbye(&self) -> bool {
@@ -153,6 +187,8 @@ impl Shared {
                 Ok(Received::Empty) => return Ok(Link::Up),
                 Ok(Received::Closed) => return Ok(Link::Down),
                 Err(error) if error.is_disconnected() => return Ok(Link::Down),
+                // Cut off, because this process has no descriptors left: what is missing is asked for again.
+                Err(error) if error.errno().is_none() => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -170,9 +206,9 @@ impl Shared {
                 }
             }
             Reply::Forget { member } => self.peers.remove(member),
-            Reply::Directory { .. } => {
+            Reply::Directory { term } => {
                 if let Some(reader) = fds.first().and_then(|fd| DirectoryReader::open(fd.as_fd()).ok()) {
-                    *self.directory.write().unwrap_or_else(PoisonError::into_inner) = reader;
+                    self.follow(term, reader);
                 }
             }
             Reply::Opened { request, .. }
@@ -187,6 +223,22 @@ impl Shared {
             Reply::Goodbye => self.said_goodbye.store(true, Ordering::Release),
             Reply::Welcome { .. } | Reply::Refused { .. } => {}
         }
+    }
+
+    /// Follows the master of `term`: reads its directory from here on, and lets go of what its predecessor could no
+    /// longer call in.
+    pub fn follow(&self, term: u64, directory: DirectoryReader) {
+        *self.directory.write().unwrap_or_else(PoisonError::into_inner) = directory;
+        self.known_term.store(term, Ordering::Release);
+        self.peers.retain(|member| {
+            let word = self.sequencer.members().word(AttachmentId(member.id));
+            word.generation() == member.generation && word.attach() != AttachState::Free
+        });
+    }
+
+    /// The term of the master that the channel leads to.
+    pub fn known_term(&self) -> u64 {
+        self.known_term.load(Ordering::Acquire)
     }
 
     /// Sends without waiting; `false` if the master's queue is full or it is gone.
@@ -239,17 +291,21 @@ impl Shared {
         self.peers.get(member).or_else(|| {
             self.drain().ok()?;
             let found = self.peers.get(member);
-            if found.is_none() {
+            // Asked for at most once in a while: a publisher may look for it with every message.
+            let (now, before) = (self.now_ms(), self.asked_at.load(Ordering::Relaxed));
+            if found.is_none() && now.saturating_sub(before) >= 10 {
+                self.asked_at.store(now, Ordering::Relaxed);
                 self.tell(&Request::Ring { member });
             }
             found
         })
     }
 
-    /// Who attached to whom sleeps and is concerned: wakes them. The hint goes first, past the stamp.
+    /// Wakes whoever sleeps and is concerned. The hint goes first, past the stamp.
     pub fn wake(&self, bucket: Bucket, tail: u64, waker: &mut Waker) {
         self.sequencer.raise_hint(tail);
         let sleepers = self.sequencer.sleepers();
+        let futex_bits = bucket.futex_bits();
         let mut blocked = false;
         for word in 0..self.sequencer.members().high().div_ceil(64) {
             let pollers = sleepers.pollers(word);
@@ -264,14 +320,18 @@ impl Shared {
                     blocked = true;
                     continue;
                 };
+                let by_eventfd = pollers >> bit & 1 != 0;
                 // One wake a sleep: the sleeper counts its sleeps in its own page (SYNC sleep orders the count before
-                // its last look, so an old count means that look has seen this frame).
+                // its last look, so an old count means that look has seen this frame). A futex wake reaches those
+                // whose bitset has this bucket's bit, and only that bit is remembered.
+                let epoch = peer.view().load(payload::SLEEP_EPOCH, Memory::Acquire);
                 if waker.is_new(
                     id,
                     generation,
-                    peer.view().load(payload::SLEEP_EPOCH, Memory::Acquire),
+                    epoch,
+                    if by_eventfd { u32::MAX } else { futex_bits },
                 ) {
-                    if pollers >> bit & 1 != 0 {
+                    if by_eventfd {
                         // Full or closed: it is awake or gone.
                         let _ = peer.eventfd().signal();
                     } else {
@@ -281,38 +341,116 @@ impl Shared {
             }
         }
         if blocked {
-            let _ = self.hint_word.wake(u32::MAX, bucket.futex_bits());
+            let _ = self.hint_word.wake(u32::MAX, futex_bits);
         }
     }
 
-    /// Stores a subscription's position and with it the cursor. Publishers that wait for space are woken.
-    pub fn advance(&self, subscription: u32, position: u64) {
-        let mut positions = lock(&self.positions);
-        positions.insert(subscription, position);
-        self.store_cursor(&positions);
+    /// Announces a sleep: counts it, sets the sleeper's bits, and gives the value of the hint to sleep on. The caller
+    /// looks once more before it sleeps.
+    pub fn fall_asleep(&self, buckets: &BucketSet, kind: SleepKind) -> u32 {
+        let mut sleeping = lock(&self.sleeping);
+        match kind {
+            SleepKind::Futex => sleeping.blocked.push(*buckets),
+            SleepKind::EventFd => sleeping.armed = Some(*buckets),
+        }
+        self.own.region.count(payload::SLEEP_EPOCH, 1);
+        self.sequencer.sleepers().enter(self.owner().id, buckets, kind);
+        self.sequencer.hint() as u32
     }
 
-    /// A new subscription, holding the cursor where it is until its own position is known.
-    pub fn reserve_position(&self) -> u32 {
+    /// Takes the announcement back. What other threads of this attachment sleep for stays.
+    pub fn wake_up(&self, buckets: &BucketSet, kind: SleepKind) {
+        let mut sleeping = lock(&self.sleeping);
+        match kind {
+            SleepKind::Futex => {
+                if let Some(index) = sleeping.blocked.iter().position(|b| b == buckets) {
+                    sleeping.blocked.swap_remove(index);
+                }
+            }
+            SleepKind::EventFd => sleeping.armed = None,
+        }
+        // The id may be another's by now, and then so are its bits.
+        if self.own_word().is_none() {
+            return;
+        }
+        let others: Vec<BucketSet> = sleeping.blocked.iter().chain(&sleeping.armed).copied().collect();
+        let sleepers = self.sequencer.sleepers();
+        sleepers.leave(self.owner().id, buckets, &others);
+        if kind == SleepKind::Futex
+            && sleeping.blocked.is_empty()
+            && let Some(armed) = sleeping.armed
+        {
+            // A blocked thread has made this attachment one that is woken by the futex: back to the event loop, which
+            // looks once more for what came meanwhile.
+            sleepers.enter(self.owner().id, &armed, SleepKind::EventFd);
+            let _ = self.own.eventfd.signal();
+        }
+    }
+
+    /// Whether a thread of this attachment is blocked in a wait.
+    pub fn has_sleepers(&self) -> bool {
+        !lock(&self.sleeping).blocked.is_empty()
+    }
+
+    /// Says in the member word that this attachment is gone: no frame of it follows. Word first, record second; the
+    /// record is the role-holder's.
+    pub fn depart(&self) {
+        let owner = self.owner();
+        while let Some(word) = self.own_word() {
+            let gone = word
+                .with_attach(AttachState::Departed)
+                .with_reader(ReaderState::None);
+            let _ = self.sequencer.members().exchange(owner.id, word, gone);
+        }
+        self.sequencer.sleepers().forget(owner.id);
+        self.release_space();
+    }
+
+    /// This attachment's own member word, if it is still a live member.
+    pub fn own_word(&self) -> Option<MemberWord> {
+        let owner = self.owner();
+        let word = self.sequencer.members().word(owner.id);
+        (word.generation() == owner.generation && word.attach() == AttachState::Live).then_some(word)
+    }
+
+    /// Stores a subscription's position and with it the cursor. Publishers that wait for space are woken. Nothing
+    /// happens for a subscription from before an eviction.
+    pub fn advance(&self, subscription: u32, evictions: u8, position: u64) {
+        let mut positions = lock(&self.positions);
+        if positions.evictions == evictions {
+            positions.by_subscription.insert(subscription, position);
+            self.store_cursor(&positions);
+        }
+    }
+
+    /// A new subscription, holding the cursor where it is until its own position is known. Gives its number and the
+    /// count of evictions that it belongs to.
+    pub fn reserve_position(&self) -> (u32, u8) {
         let number = self.next_subscription.fetch_add(1, Ordering::Relaxed) as u32;
+        let evictions = self.own_word().map_or(0, MemberWord::evictions);
         let mut positions = lock(&self.positions);
-        if !positions.is_empty() {
-            let cursor = self.own.region.load(payload::CURSOR, Memory::Relaxed);
-            positions.insert(number, cursor);
+        if positions.evictions != evictions {
+            *positions = Positions {
+                evictions,
+                ..Positions::default()
+            };
         }
-        number
+        // Below its start whatever happens: the floor that the role stores holds it up.
+        let cursor = self.own.region.load(payload::CURSOR, Memory::Relaxed);
+        positions.by_subscription.insert(number, cursor);
+        (number, evictions)
     }
 
     /// Takes a subscription out; `true` if it was the last.
     pub fn release_position(&self, subscription: u32) -> bool {
         let mut positions = lock(&self.positions);
-        positions.remove(&subscription);
+        let counted = positions.by_subscription.remove(&subscription).is_some();
         self.store_cursor(&positions);
-        positions.is_empty()
+        counted && positions.by_subscription.is_empty()
     }
 
-    fn store_cursor(&self, positions: &BTreeMap<u32, u64>) {
-        let Some(cursor) = positions.values().min() else {
+    fn store_cursor(&self, positions: &Positions) {
+        let Some(cursor) = positions.by_subscription.values().min() else {
             return;
         };
         if self.own.region.load(payload::CURSOR, Memory::Relaxed) == *cursor {
@@ -366,17 +504,32 @@ impl Shared {
 /// What a publishing thread remembers of its wakes: the last sleep of each attachment that it has ended.
 #[derive(Default)]
 pub(crate) struct Waker {
-    last: Vec<(u32, u64)>,
+    last: Vec<Woken>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Woken {
+    generation: u32,
+    epoch: u64,
+    /// The futex bits that were woken; all of them by an eventfd.
+    bits: u32,
 }
 
 impl Waker {
-    fn is_new(&mut self, id: AttachmentId, generation: u32, epoch: u64) -> bool {
+    fn is_new(&mut self, id: AttachmentId, generation: u32, epoch: u64, bits: u32) -> bool {
         if self.last.len() <= id.index() {
-            self.last.resize(id.index() + 1, (0, 0));
+            self.last.resize(id.index() + 1, Woken::default());
         }
-        let seen = &mut self.last[id.index()];
-        let new = *seen != (generation, epoch);
-        *seen = (generation, epoch);
+        let woken = &mut self.last[id.index()];
+        if (woken.generation, woken.epoch) != (generation, epoch) {
+            *woken = Woken {
+                generation,
+                epoch,
+                bits: 0,
+            };
+        }
+        let new = bits & !woken.bits != 0;
+        woken.bits |= bits;
         new
     }
 }

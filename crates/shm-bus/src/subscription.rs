@@ -7,14 +7,14 @@ use std::time::Duration;
 use shm_bus_os::clock;
 use shm_bus_ring::layout::payload;
 use shm_bus_ring::{
-    Address, AttachState, AttachmentId, Bucket, BucketSet, Frame, Kind, LaneKind, Ordering, Reader,
-    ReaderState, Sender, Senders, SleepKind, Stamp, Step, Violation, intact,
+    Address, AttachmentId, Bucket, BucketSet, Frame, Kind, LaneKind, Ordering, Reader, ReaderState, Sender,
+    Senders, SleepKind, Stamp, Step, Violation, intact,
 };
 
 use crate::error::{BusError, Result};
 use crate::payload_memory::PeerMemory;
 use crate::record::{MemberId, Record, Stamped};
-use crate::shared::Shared;
+use crate::shared::{Shared, lock};
 use crate::wire::{MAX_NAMES, Reply, Request, WirePolicy};
 
 /// How a reader that finds nothing waits.
@@ -35,6 +35,10 @@ pub const SPIN: Duration = Duration::from_micros(20);
 pub const SLICE: Duration = Duration::from_millis(50);
 /// A sleeper looks by itself this often, in case a publisher was stopped between its slot and its wake.
 const SAFETY: Duration = Duration::from_secs(1);
+/// The longest time for which one reader may hold a full ring.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a sender's memory may be missing: it is handed over before its first message can be published.
+const MISSING: Duration = Duration::from_secs(1);
 /// Frames of others that are passed over before the position is stored.
 const SKIP: u64 = 4096;
 
@@ -104,6 +108,8 @@ struct Attached {
 struct Roster {
     shared: Arc<Shared>,
     by_id: Vec<Option<Attached>>,
+    /// Set when somebody attached was looked for whose memory has not arrived.
+    missing: bool,
 }
 
 impl Roster {
@@ -126,6 +132,7 @@ impl Senders for Roster {
         let attached = self.by_id.get_mut(id.index())?.as_mut()?;
         if attached.memory.is_none() {
             attached.memory = self.shared.memory_of(attached.member);
+            self.missing = attached.memory.is_none();
         }
         attached.memory.as_ref().map(|m| Sender {
             view: m.view(),
@@ -158,6 +165,10 @@ impl Lease {
 pub struct Subscription {
     shared: Arc<Shared>,
     number: u32,
+    /// How often this attachment had been evicted when this subscription joined.
+    evictions: u8,
+    /// Since when a sender's memory has been missing, in monotonic milliseconds.
+    missing_since: Option<u64>,
     reader: Reader,
     roster: Roster,
     addresses: Vec<Address>,
@@ -176,6 +187,13 @@ impl Subscription {
         own_address: bool,
         options: SubscribeOptions,
     ) -> Result<Self> {
+        if options.deadline > MAX_DEADLINE {
+            let why = format!("must be at most {} ms", MAX_DEADLINE.as_millis());
+            return Err(BusError::InvalidOption {
+                option: "deadline",
+                why,
+            });
+        }
         let mut addresses = open_groups(&shared, groups, options.timeout)?;
         if own_address {
             addresses.push(shared.address);
@@ -184,8 +202,9 @@ impl Subscription {
         for address in &addresses {
             buckets.insert(Bucket::of(*address));
         }
+        let order = lock(&shared.joining);
         shared.watch(&buckets);
-        let number = shared.reserve_position();
+        let (number, evictions) = shared.reserve_position();
         shared.count_memberships(&addresses);
         let policy = WirePolicy::Block {
             deadline: options.deadline.as_millis() as u64,
@@ -205,23 +224,37 @@ impl Subscription {
                 ..
             }) => (stamp, term, master, attached),
             other => {
-                shared.uncount_memberships(&addresses);
-                shared.release_position(number);
+                // The request may still be on its way: what it asked for is taken back behind it.
+                let addresses = shared
+                    .uncount_memberships(&addresses)
+                    .iter()
+                    .map(|a| a.0)
+                    .collect();
+                let last = shared.release_position(number);
+                shared.tell(&Request::Leave {
+                    request: 0,
+                    addresses,
+                    last,
+                });
                 return Err(other.err().unwrap_or(BusError::Protocol {
                     why: "an answer to another question".into(),
                 }));
             }
         };
-        shared.advance(number, stamp + 1);
+        shared.advance(number, evictions, stamp + 1);
+        drop(order);
         let mut roster = Roster {
             shared: shared.clone(),
             by_id: Vec::new(),
+            missing: false,
         };
         for (member, address) in attached {
             roster.set(member, Address(address));
         }
         Ok(Subscription {
             number,
+            evictions,
+            missing_since: None,
             reader: Reader::new(Stamp(stamp + 1), buckets),
             roster,
             addresses,
@@ -274,7 +307,8 @@ impl Subscription {
                 return Err(BusError::Evicted { stamp });
             }
         }
-        self.shared.advance(self.number, self.reader.position());
+        self.shared
+            .advance(self.number, self.evictions, self.reader.position());
         Ok(())
     }
 
@@ -296,18 +330,35 @@ impl Subscription {
             skipped += self.reader.skip(sequencer, SKIP);
             if skipped >= SKIP && count == 0 {
                 // Far behind others' traffic: let go of what was passed over before going on.
-                shared.advance(self.number, self.reader.position());
+                shared.advance(self.number, self.evictions, self.reader.position());
                 skipped = 0;
             }
             match self.reader.next(sequencer, &mut self.roster) {
                 Step::Empty => break,
+                Step::Overrun if count > 0 => break,
                 Step::Overrun => {
                     self.check_place()?;
-                    return Err(BusError::Evicted {
-                        stamp: self.reader.position(),
-                    });
+                    return Err(BusError::Evicted { stamp: self.reader.position() });
                 }
-                Step::Violation(_, violation) => self.count_violation(violation),
+                Step::Violation(stamp, _) if std::mem::take(&mut self.roster.missing) => {
+                    self.reader.resume(stamp);
+                    self.wait_for_memory(stamp)?;
+                    break;
+                }
+                Step::Violation(stamp, violation) => {
+                    // A frame that was overwritten after an eviction looks like a forged one: the member word decides.
+                    if let Err(error) = self.check_place() {
+                        self.reader.resume(stamp);
+                        if count > 0 {
+                            break;
+                        }
+                        return Err(match error {
+                            BusError::Evicted { .. } => BusError::Evicted { stamp: stamp.0 },
+                            other => other,
+                        });
+                    }
+                    self.count_violation(violation);
+                }
                 Step::Frame(frame) if frame.header.kind == Kind::Control => {
                     if let Some(record) = self.on_control(&frame)? {
                         deliver(Event::Record(frame.place.stamp, &record));
@@ -342,8 +393,11 @@ impl Subscription {
                 }
             }
         }
+        if count > 0 {
+            self.missing_since = None;
+        }
         if count == 0 {
-            shared.advance(self.number, self.reader.position());
+            shared.advance(self.number, self.evictions, self.reader.position());
         } else {
             shared.own.region.count(payload::DELIVERED, messages);
         }
@@ -430,17 +484,26 @@ impl Subscription {
 
     /// Whether this reader still counts: its own member word says so, where it cannot write it by accident.
     fn check_place(&mut self) -> Result<()> {
-        let owner = self.shared.owner();
-        let word = self.shared.sequencer.members().word(owner.id);
-        if word.generation() != owner.generation || word.attach() != AttachState::Live {
-            return Err(BusError::Closed);
-        }
-        if word.reader() == ReaderState::Evicted {
+        let word = self.shared.own_word().ok_or(BusError::Closed)?;
+        if word.reader() == ReaderState::Evicted || word.evictions() != self.evictions {
             return Err(BusError::Evicted {
                 stamp: self.reader.position(),
             });
         }
         Ok(())
+    }
+
+    /// A sender is attached and its memory is not here: it must arrive, or this reader gives its place up, for it
+    /// never skips a message in silence.
+    fn wait_for_memory(&mut self, stamp: Stamp) -> Result<()> {
+        let now = self.shared.now_ms();
+        let since = *self.missing_since.get_or_insert(now);
+        if now.saturating_sub(since) < MISSING.as_millis() as u64 {
+            return Ok(());
+        }
+        let word = self.shared.own_word().ok_or(BusError::Closed)?;
+        self.shared.evict(self.shared.owner().id, word);
+        Err(BusError::Evicted { stamp: stamp.0 })
     }
 
     /// Whether a poll would find something: one load.
@@ -498,7 +561,7 @@ impl Subscription {
                 .map(|_| self.advance_to_ready())
                 .map_err(BusError::from)
         };
-        self.shared.wake_up(&buckets);
+        self.shared.wake_up(&buckets, SleepKind::Futex);
         outcome
     }
 
@@ -506,7 +569,8 @@ impl Subscription {
     pub fn advance_to_ready(&mut self) -> bool {
         if self.lease.oldest.is_empty() {
             while self.reader.skip(&self.shared.sequencer, SKIP) == SKIP {
-                self.shared.advance(self.number, self.reader.position());
+                self.shared
+                    .advance(self.number, self.evictions, self.reader.position());
             }
         }
         self.is_ready()
@@ -517,6 +581,7 @@ impl Subscription {
         if !std::mem::take(&mut self.open) {
             return Ok(());
         }
+        let _order = lock(&self.shared.joining);
         let gone = self.shared.uncount_memberships(&self.addresses);
         let last = self.shared.release_position(self.number);
         if self.shared.is_closed() {
@@ -536,6 +601,7 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         if std::mem::take(&mut self.open) {
+            let _order = lock(&self.shared.joining);
             let addresses = self
                 .shared
                 .uncount_memberships(&self.addresses)
@@ -581,27 +647,13 @@ pub(crate) fn open_groups(shared: &Shared, groups: &[String], timeout: Duration)
     Ok(addresses)
 }
 
-/// Sleeping, as both kinds of sleeper do it.
 impl Shared {
     /// Adds buckets to the set in this attachment's page, before the join that needs them is asked for.
     pub(crate) fn watch(&self, buckets: &BucketSet) {
         for (i, word) in buckets.0.iter().enumerate() {
-            let offset = payload::BUCKETS + 8 * i as u64;
-            let old = self.own.region.load(offset, Ordering::Relaxed);
-            self.own.region.store(offset, old | word, Ordering::Release);
+            self.own
+                .region
+                .fetch_or(payload::BUCKETS + 8 * i as u64, *word, Ordering::AcqRel);
         }
-    }
-
-    /// Counts this sleep, sets the sleeper's bits, and gives the value of the hint to sleep on. The caller looks once
-    /// more before it sleeps.
-    pub(crate) fn fall_asleep(&self, buckets: &BucketSet, kind: SleepKind) -> u32 {
-        self.own.region.count(payload::SLEEP_EPOCH, 1);
-        self.sequencer.sleepers().enter(self.owner().id, buckets, kind);
-        self.sequencer.hint() as u32
-    }
-
-    /// Takes the bits back.
-    pub(crate) fn wake_up(&self, buckets: &BucketSet) {
-        self.sequencer.sleepers().leave(self.owner().id, buckets);
     }
 }

@@ -35,7 +35,7 @@ pub(crate) enum WirePolicy {
 pub(crate) enum Request {
     /// Let me in. Behind a greeting, with the payload memfd and the eventfd.
     Hello { protocol: u32 },
-    /// I am still here: to a new master.
+    /// I am still here: to a new master, with the payload memfd and the eventfd.
     Again { member: MemberId },
     /// Give me the addresses of these groups, make those that are missing.
     Open { request: u64, names: Vec<String> },
@@ -63,7 +63,11 @@ pub(crate) enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     /// You are in. Behind a greeting, with the sequencer memfd and the directory memfd.
-    Welcome { member: MemberId, address: u64 },
+    Welcome {
+        member: MemberId,
+        address: u64,
+        term: u64,
+    },
     /// You are not. Behind a greeting.
     Refused { why: String },
     /// Somebody's payload memfd and eventfd.
