@@ -140,6 +140,11 @@ impl OsError {
         }
     }
 
+    /// What a call of std reported, as an error of this crate.
+    pub fn of_std(call: &'static str, what: impl Into<String>, error: &std::io::Error) -> Self {
+        Self::at(call, || what)(errno_of(error))
+    }
+
     /// The error number as C knows it (`EAGAIN` is 11), if a system call failed.
     pub fn errno(&self) -> Option<i32> {
         match self {

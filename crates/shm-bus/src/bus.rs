@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use shm_bus_os::{Access, EventFd, Mapping, Poller};
+use shm_bus_os::{Access, EventFd, Mapping, OsError, Poller};
 use shm_bus_ring::layout::payload;
 use shm_bus_ring::{Address, AttachmentId, BucketSet, Geometry, Ordering, SleepKind};
 
@@ -46,9 +46,8 @@ fn start(shared: &Arc<Shared>, place: &Place, poller: Arc<Poller>, role: Option<
     let thread = std::thread::Builder::new()
         .name("shm-bus".into())
         .spawn(move || control.run());
-    let thread = thread.map_err(|error| BusError::Protocol {
-        why: format!("no thread can be started: {error}; raise the limit (ulimit -u)"),
-    })?;
+    let thread = thread
+        .map_err(|error| OsError::of_std("clone", "starting a thread (its limit is ulimit -u)", &error))?;
     Ok((thread, stop))
 }
 

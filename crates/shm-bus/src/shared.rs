@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use shm_bus_os::{Channel, Received, Sent, Word, clock};
+use shm_bus_os::{Channel, OsError, Received, Sent, Word, clock};
 use shm_bus_ring::layout::payload;
 use shm_bus_ring::{
     Address, AttachState, AttachmentId, Bucket, BucketSet, Lane, LaneKind, MemberWord, Ordering as Memory,
@@ -546,9 +546,8 @@ impl Peers for MappedPeers<'_> {
 }
 
 pub(crate) fn duplicate_failed(error: &std::io::Error) -> BusError {
-    BusError::Protocol {
-        why: format!("a file descriptor cannot be duplicated: {error}; raise the limit (ulimit -n)"),
-    }
+    let what = "duplicating a file descriptor (their limit is ulimit -n)";
+    OsError::of_std("fcntl(F_DUPFD_CLOEXEC)", what, error).into()
 }
 
 fn failed(failure: Failure) -> BusError {

@@ -3,9 +3,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use shm_bus_os::{Listener, Name};
+use shm_bus_os::{Listener, Name, OsError};
 
-use crate::error::{BusError, Result};
+use crate::error::Result;
 
 /// A bound socket. A file is bound under a name of its own first and takes the bus's name by a rename, so that it
 /// appears whole, and in the place of a predecessor's.
@@ -48,9 +48,8 @@ impl Socket {
     /// Takes the bus's name.
     pub fn place(&mut self) -> Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
-        std::fs::rename(&file.own, &file.place).map_err(|error| BusError::Protocol {
-            why: format!("the bus's socket file cannot be put in place: {error}"),
-        })?;
+        std::fs::rename(&file.own, &file.place)
+            .map_err(|error| OsError::of_std("rename", "putting the bus's socket file in place", &error))?;
         file.placed = true;
         Ok(())
     }
