@@ -13,6 +13,7 @@ import { halves, Loan, wouldBlock } from "./loan.ts";
 import type { Destination } from "./message.ts";
 import {
   type AttachOptions,
+  checkNumbers,
   nativeAttachOptions,
   type PublishOptions,
   type SubscribeOptions,
@@ -184,12 +185,10 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
   }
 
   #destination(to: To): number {
-    const key = typeof to === "string" ? to : to.join("\n");
+    // A list's key is never a name: names have no control characters.
+    const key = typeof to === "string" ? to : `${checkedNames("destination", to).join("\n")}\n`;
     const known = this.#destinations.get(key);
     if (known !== undefined) return known;
-    if (typeof to !== "string" && !(Array.isArray(to) && to.every((one) => typeof one === "string"))) {
-      throw invalidOption("destination", "must be an address, the name of a group, or a list of them");
-    }
     const number = translated(() => this.#native.destination(typeof to === "string" ? [to] : [...to]));
     this.#destinations.set(key, number);
     return number;
@@ -234,9 +233,12 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
         return loan.bytes;
       });
       if (loan === undefined) throw invalidOption("codec", `${codec.name} never asked for space`);
-      const { number } = loan;
-      loan = undefined;
+      const { number, bytes } = loan;
+      if (!Number.isInteger(length) || length < 0 || length > bytes.byteLength) {
+        throw invalidOption("codec", `${codec.name} says that it wrote ${length} of ${bytes.byteLength} bytes`);
+      }
       const stamp = translated(() => this.#native.publishLoan(number, length, low, high));
+      loan = undefined;
       if (stamp < 0) throw wouldBlock();
       if (publishChannel.hasSubscribers) this.#announce(stamp);
       return stamp;
@@ -347,7 +349,12 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
   async createGroup(name: string, options: { signal?: AbortSignal; timeout?: number } = {}): Promise<string> {
     this.#open();
     options.signal?.throwIfAborted();
-    const creating = translated(() => this.#native.createGroup(name, options.timeout ?? 5000)) as Promise<string>;
+    if (typeof name !== "string") {
+      throw new ShmBusError("ERR_SHM_BUS_INVALID_NAME", `the name of a group must be a string, not ${typeof name}`);
+    }
+    const { timeout = 5000 } = options;
+    checkNumbers({ timeout });
+    const creating = translated(() => this.#native.createGroup(name, timeout)) as Promise<string>;
     try {
       const address = await abortable(creating, options.signal, () => {});
       this.#groupNames.set(address, name);
@@ -372,7 +379,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     if (options.overload !== undefined && options.overload !== "block") {
       throw invalidOption("overload", `must be 'block', not ${String(options.overload)}`);
     }
-    const names = [...new Set(typeof to === "string" ? [to] : to)];
+    const names = [...new Set(typeof to === "string" ? [to] : checkedNames("to", to))];
     if (names.length === 0) throw invalidOption("to", "a subscription needs at least one group or address");
     const groups = names.filter((name) => name !== this.address);
     const foreign = groups.find((name) => /^\d+:(\d+|\*)$/.test(name));
@@ -402,6 +409,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     records: boolean,
   ): Promise<NativeSubscription> {
     const { deadline = 100, timeout = 5000, signal } = options;
+    checkNumbers({ deadline, timeout });
     const subscribing = translated(() => this.#native.subscribe(groups, ownAddress, deadline, timeout, records));
     try {
       return await abortable(
@@ -552,6 +560,12 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     const state = this.#closing === undefined ? `subscriptions: ${this.#subscriptions.size}` : "closed";
     return `Bus { name: '${this.name}', address: '${this.address}', ${state} }`;
   }
+}
+
+/** A list of destinations, if it is one. */
+function checkedNames(option: string, to: unknown): readonly string[] {
+  if (Array.isArray(to) && to.every((one) => typeof one === "string")) return to as readonly string[];
+  throw invalidOption(option, "must be an address, the name of a group, or a list of them");
 }
 
 /** The bytes of a value that the `bytes` codec can publish. */

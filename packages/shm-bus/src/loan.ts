@@ -1,6 +1,6 @@
 import type { NativeBus } from "@shm-bus/native";
 
-import { ShmBusError, translated } from "./errors.ts";
+import { invalidOption, ShmBusError, translated } from "./errors.ts";
 
 /**
  * Space in the publisher's own ring. Write into {@link Loan.bytes}, then {@link Loan.publish}; readers see it in place.
@@ -41,8 +41,8 @@ export class Loan implements Disposable {
         `a loan of ${available} bytes cannot be published with ${byteLength}`,
       );
     }
-    this.#bytes = undefined;
     const [low, high] = halves(topic);
+    this.#bytes = undefined;
     const stamp = translated(() => this.#native.publishLoan(this.#number, byteLength, low, high));
     if (stamp < 0) throw wouldBlock();
     this.#published(stamp);

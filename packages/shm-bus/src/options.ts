@@ -62,6 +62,13 @@ export interface PublishOptions<T = Uint8Array> {
 
 const strategies: readonly string[] = ["spin", "spin-then-park", "park"];
 
+/** Options that are numbers if they are given; the addon checks their ranges. */
+export function checkNumbers(options: Readonly<Record<string, unknown>>): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (value !== undefined && typeof value !== "number") throw invalidOption(name, "must be a number");
+  }
+}
+
 /** The options as the addon takes them, checked. */
 export function nativeAttachOptions(options: AttachOptions<never>): NativeAttachOptions {
   const native: NativeAttachOptions = {};
@@ -70,10 +77,7 @@ export function nativeAttachOptions(options: AttachOptions<never>): NativeAttach
     throw invalidOption("wait", `must be one of ${strategies.join(", ")}, not ${String(wait)}`);
   }
   if (master !== undefined) native.master = String(master);
-  const numbers = { ringBytes, headers, slots, timeout, protocol };
-  for (const [name, value] of Object.entries(numbers)) {
-    if (value !== undefined && typeof value !== "number") throw invalidOption(name, "must be a number");
-  }
+  checkNumbers({ ringBytes, headers, slots, timeout, protocol });
   if (ringBytes !== undefined) native.ringBytes = ringBytes;
   if (headers !== undefined) native.headers = headers;
   if (slots !== undefined) native.slots = slots;
