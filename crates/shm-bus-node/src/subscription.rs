@@ -6,23 +6,27 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use napi::bindgen_prelude::{AsyncTask, Unknown};
+use napi::bindgen_prelude::{AsyncTask, Uint8Array, Unknown};
 use napi::{Env, Result};
 use napi_derive::napi;
-use shm_bus::{BucketSet, BusError, Event, Record, Subscription};
+use shm_bus::{BucketSet, BusError, Delivery, Event, Record, Subscription};
 
 use crate::error::to_js;
 use crate::external;
 use crate::hot;
 use crate::records::{self, NativeRecord};
 use crate::tasks::LeaveTask;
-use crate::views::ViewTable;
+use crate::views::{ViewMap, ViewTable};
 
 /// Rows of the table: the most messages of one poll.
 const ROWS: usize = 512;
 /// Columns: stamp, index in batch, number of the sender's buffer, offset, length, sender's suffix, index of the
 /// destination among the subscription's addresses, time in microseconds, topic (low and high half).
 const COLUMNS: usize = 10;
+
+/// Flags beside the number of rows that a poll gives: a sender's memory has gone; a view was stored into.
+const RETIRED: u32 = 1 << 16;
+const STORED: u32 = 1 << 17;
 
 /// Written by native code during a poll, read by JavaScript between polls, both on one thread.
 struct Table(UnsafeCell<Box<[f64]>>);
@@ -58,16 +62,26 @@ struct Inner {
     table: Arc<Table>,
     wants_records: bool,
     records: Vec<NativeRecord>,
+    /// Whether the last poll's messages are leased.
+    leased: bool,
+    /// The map of the sender seen last.
+    last: Option<ViewMap>,
+    /// Payloads of messages that touch a private page, by number.
+    copies: Vec<Vec<u8>>,
 }
 
 impl Inner {
     fn poll(&mut self, limit: u32) -> Result<u32> {
+        self.end_lease()?;
         let Inner {
             subscription,
             views,
             table,
             wants_records,
             records,
+            last,
+            copies,
+            ..
         } = self;
         let subscription = subscription.as_mut().ok_or_else(closed)?;
         let mut rows = 0;
@@ -75,17 +89,17 @@ impl Inner {
         subscription
             .poll((limit as usize).clamp(1, ROWS), |event| match event {
                 Event::Message(message) => {
-                    let header = &message.frame.header;
-                    let number = views.number_of(message.memory).unwrap_or_else(|error| {
+                    let place = place_of(&message, views, last, copies).unwrap_or_else(|error| {
                         failed = Some(error);
-                        u32::MAX
+                        -1.0
                     });
+                    let header = &message.frame.header;
                     table.write(
                         rows,
                         [
                             message.frame.place.stamp.0 as f64,
                             f64::from(message.frame.place.index),
-                            f64::from(number),
+                            place,
                             message.offset as f64,
                             message.length as f64,
                             message.sender.suffix() as f64,
@@ -100,6 +114,7 @@ impl Inner {
                 Event::Record(stamp, record) => {
                     if let Record::Departed { member, .. } = record {
                         views.retire(*member);
+                        *last = None;
                     }
                     if *wants_records {
                         records.push(records::to_js(stamp.0, record));
@@ -107,10 +122,29 @@ impl Inner {
                 }
             })
             .map_err(|e| to_js(&e))?;
-        match failed {
-            Some(error) => Err(to_js(&error)),
-            None => Ok(rows as u32),
+        if let Some(error) = failed {
+            return Err(to_js(&error));
         }
+        if rows > 0 {
+            self.leased = true;
+            self.views.lease();
+        }
+        let retired = if self.views.has_retired() { RETIRED } else { 0 };
+        let stored = if shm_bus_os::guard::take_stored() {
+            STORED
+        } else {
+            0
+        };
+        Ok(rows as u32 | retired | stored)
+    }
+
+    /// The views of the last poll are no longer looked at.
+    fn end_lease(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.leased) {
+            self.copies.clear();
+            self.views.end_lease().map_err(|e| to_js(&e))?;
+        }
+        Ok(())
     }
 
     fn is_ready(&mut self) -> bool {
@@ -118,6 +152,29 @@ impl Inner {
             .as_mut()
             .is_none_or(Subscription::advance_to_ready)
     }
+}
+
+/// Where JavaScript finds a payload: the number of the sender's buffer, or `-1 - n` for copy `n`.
+#[inline]
+fn place_of(
+    message: &Delivery<'_>,
+    views: &ViewTable,
+    last: &mut Option<ViewMap>,
+    copies: &mut Vec<Vec<u8>>,
+) -> core::result::Result<f64, BusError> {
+    let view = match last {
+        Some(view) if view.member == message.memory.member() => view,
+        _ => last.insert(views.map_of(message.memory)?),
+    };
+    if view.map.has_private()
+        && view
+            .map
+            .is_private(message.offset as usize, message.length as usize)
+    {
+        copies.push(message.to_vec());
+        return Ok(-(copies.len() as f64));
+    }
+    Ok(f64::from(view.number))
 }
 
 /// All methods take `&self`: napi-rs counts a method whose task is still running as a borrow.
@@ -137,6 +194,9 @@ impl NativeSubscription {
             table,
             wants_records,
             records: Vec::new(),
+            leased: false,
+            last: None,
+            copies: Vec::new(),
         };
         NativeSubscription {
             inner: Rc::new(RefCell::new(inner)),
@@ -200,7 +260,7 @@ impl NativeSubscription {
         self.with(0.0, |s| s.lag() as f64)
     }
 
-    /// The function `(limit) => rows` that releases what the last poll gave and fills the table with what there is.
+    /// The function `(limit) => rows | flags` that releases what the last poll gave and fills the table with what there is.
     /// Records are kept for `takeRecords`.
     #[napi]
     pub fn poll_function(&self, env: Env) -> Result<Unknown<'static>> {
@@ -222,7 +282,18 @@ impl NativeSubscription {
     /// Ends the lease on what the last poll gave.
     #[napi]
     pub fn release(&self) -> Result<()> {
+        self.inner.borrow_mut().end_lease()?;
         self.with(Ok(()), |s| s.release().map_err(|e| to_js(&e)))
+    }
+
+    /// Copy `n` of the last poll: a message that touches a page which the program has stored into.
+    #[napi]
+    pub fn copy_of(&self, n: u32) -> Option<Uint8Array> {
+        self.inner
+            .borrow()
+            .copies
+            .get(n as usize)
+            .map(|bytes| Uint8Array::from(bytes.as_slice()))
     }
 
     /// The records that polls have passed since the last call.
@@ -240,7 +311,11 @@ impl NativeSubscription {
     /// Leaves.
     #[napi]
     pub fn close(&self, timeout_ms: f64) -> AsyncTask<LeaveTask> {
-        let subscription = self.inner.borrow_mut().subscription.take();
+        let mut inner = self.inner.borrow_mut();
+        // Pages that cannot be shared again now go with their map.
+        let _ = inner.end_lease();
+        let subscription = inner.subscription.take();
+        drop(inner);
         AsyncTask::new(LeaveTask {
             subscription,
             timeout: Duration::from_secs_f64(timeout_ms.max(0.0) / 1000.0),

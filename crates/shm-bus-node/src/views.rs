@@ -1,28 +1,43 @@
 //! The second map of each foreign payload memory: the one that JavaScript sees. Native code never reads through it.
+//!
+//! A program that stores into a view gets a private copy of that page ([`Guarded`]). While there is one, a message that
+//! touches it is delivered as a copy; when no lease is left the page is shared again.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use napi::bindgen_prelude::Unknown;
 use napi::{Env, Result};
 use shm_bus::{BusError, MemberId, PeerMemory};
-use shm_bus_os::Mapping;
+use shm_bus_os::Guarded;
 
 use crate::error::to_js;
 use crate::external;
+
+/// One memory's map and its number.
+#[derive(Clone)]
+pub struct ViewMap {
+    pub member: MemberId,
+    pub number: u32,
+    pub map: Arc<Guarded>,
+}
 
 /// The maps of one attachment, numbered for JavaScript.
 #[derive(Default)]
 pub struct ViewTable {
     inner: Mutex<Inner>,
+    /// Whether something waits for [`ViewTable::take_retired`].
+    has_retired: AtomicBool,
 }
 
 #[derive(Default)]
 struct Inner {
-    numbers: HashMap<MemberId, u32>,
-    mappings: HashMap<u32, Arc<Mapping>>,
+    by_member: HashMap<MemberId, ViewMap>,
     next: u32,
     retired: Vec<u32>,
+    /// Subscriptions whose messages are leased now.
+    leases: u32,
 }
 
 impl ViewTable {
@@ -30,47 +45,76 @@ impl ViewTable {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The number of a memory's map, which is made when it is first asked for.
-    #[inline]
-    pub fn number_of(&self, memory: &PeerMemory) -> core::result::Result<u32, BusError> {
+    /// The map of a memory, which is made when it is first asked for.
+    pub fn map_of(&self, memory: &PeerMemory) -> core::result::Result<ViewMap, BusError> {
         let mut inner = self.lock();
-        if let Some(number) = inner.numbers.get(&memory.member()) {
-            return Ok(*number);
+        if let Some(view) = inner.by_member.get(&memory.member()) {
+            return Ok(view.clone());
         }
-        let mapping = Arc::new(memory.map_again()?);
-        let number = inner.next;
+        let view = ViewMap {
+            member: memory.member(),
+            number: inner.next,
+            map: Arc::new(memory.view_map()?),
+        };
         inner.next += 1;
-        inner.numbers.insert(memory.member(), number);
-        inner.mappings.insert(number, mapping);
-        Ok(number)
+        inner.by_member.insert(view.member, view.clone());
+        Ok(view)
     }
 
     /// Forgets the map of a member that has departed; JavaScript is told by [`ViewTable::take_retired`].
     pub fn retire(&self, member: MemberId) {
         let mut inner = self.lock();
-        if let Some(number) = inner.numbers.remove(&member) {
-            inner.mappings.remove(&number);
-            inner.retired.push(number);
+        if let Some(view) = inner.by_member.remove(&member) {
+            inner.retired.push(view.number);
+            self.has_retired.store(true, Ordering::Relaxed);
         }
     }
 
+    /// Whether a memory has gone since [`ViewTable::take_retired`]: one load.
+    pub fn has_retired(&self) -> bool {
+        self.has_retired.load(Ordering::Relaxed)
+    }
+
     pub fn take_retired(&self) -> Vec<u32> {
+        self.has_retired.store(false, Ordering::Relaxed);
         std::mem::take(&mut self.lock().retired)
+    }
+
+    /// A subscription's messages are leased from here on.
+    pub fn lease(&self) {
+        self.lock().leases += 1;
+    }
+
+    /// They no longer are. With the last lease every private page is shared again.
+    pub fn end_lease(&self) -> core::result::Result<(), BusError> {
+        let mut inner = self.lock();
+        inner.leases -= 1;
+        if inner.leases == 0 {
+            for view in inner.by_member.values().filter(|v| v.map.has_private()) {
+                view.map.share_again()?;
+            }
+        }
+        Ok(())
     }
 
     /// The ArrayBuffer over map `number`. To be asked for once.
     pub fn array_buffer(&self, env: &Env, number: u32) -> Result<Option<Unknown<'static>>> {
-        let Some(mapping) = self.lock().mappings.get(&number).cloned() else {
-            return Ok(None);
-        };
-        // SAFETY: the mapping is readable while the Arc lives. It is mapped read-only: a store faults.
-        unsafe { external::array_buffer(env, mapping.base(), mapping.len(), mapping.clone()) }.map(Some)
+        let found = self
+            .lock()
+            .by_member
+            .values()
+            .find(|v| v.number == number)
+            .map(|v| v.map.clone());
+        let Some(map) = found else { return Ok(None) };
+        let mapping = map.mapping();
+        // SAFETY: the mapping is readable while the Arc lives, and guarded: a store lands in a private page.
+        unsafe { external::array_buffer(env, mapping.base(), mapping.len(), map.clone()) }.map(Some)
     }
 
     /// Puts zeros in the place of every map, so that whoever carried one out of its ArrayBuffer reads nothing.
     pub fn blank(&self) -> Result<()> {
-        for mapping in self.lock().mappings.values() {
-            mapping.replace_with_zeros().map_err(|e| to_js(&e.into()))?;
+        for view in self.lock().by_member.values() {
+            view.map.blank().map_err(|e| to_js(&e.into()))?;
         }
         Ok(())
     }

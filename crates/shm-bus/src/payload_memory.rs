@@ -3,11 +3,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use shm_bus_os::{Access, EventFd, Mapping, OsError, Sealing, memfd, memory};
+use shm_bus_os::{Access, EventFd, Guarded, Mapping, OsError, Sealing, memfd, memory};
 use shm_bus_ring::{Geometry, Region, View};
 
 use crate::error::{BusError, Result};
 use crate::record::MemberId;
+use crate::shared::duplicate_failed;
 
 /// This attachment's own payload memory, mapped for writing.
 pub(crate) struct OwnMemory {
@@ -87,9 +88,11 @@ impl PeerMemory {
         Ok(Mapping::mirrored(fd, head, ring, Access::ReadOnly)?)
     }
 
-    /// A second map of the same bytes, for views that are handed out to a program that may misuse them.
-    pub fn map_again(&self) -> Result<Mapping> {
-        Self::map(self.fd.as_fd(), self.geometry)
+    /// A second map of the same bytes, for views that are handed out to a program that may store into them.
+    pub fn view_map(&self) -> Result<Guarded> {
+        let mapping = Arc::new(Self::map(self.fd.as_fd(), self.geometry)?);
+        let fd = self.fd.try_clone().map_err(|e| duplicate_failed(&e))?;
+        Ok(Guarded::new(mapping, fd, self.geometry.ring_bytes() as usize)?)
     }
 
     /// Whose it is.

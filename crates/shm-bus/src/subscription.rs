@@ -169,6 +169,8 @@ pub struct Subscription {
     evictions: u8,
     /// Since when a sender's memory has been missing, in monotonic milliseconds.
     missing_since: Option<u64>,
+    /// The position that the cursor was last computed from.
+    stored: u64,
     reader: Reader,
     roster: Roster,
     addresses: Vec<Address>,
@@ -255,6 +257,7 @@ impl Subscription {
             number,
             evictions,
             missing_since: None,
+            stored: stamp + 1,
             reader: Reader::new(Stamp(stamp + 1), buckets),
             roster,
             addresses,
@@ -307,8 +310,7 @@ impl Subscription {
                 return Err(BusError::Evicted { stamp });
             }
         }
-        self.shared
-            .advance(self.number, self.evictions, self.reader.position());
+        self.store_position();
         Ok(())
     }
 
@@ -330,7 +332,7 @@ impl Subscription {
             skipped += self.reader.skip(sequencer, SKIP);
             if skipped >= SKIP && count == 0 {
                 // Far behind others' traffic: let go of what was passed over before going on.
-                shared.advance(self.number, self.evictions, self.reader.position());
+                self.store_position();
                 skipped = 0;
             }
             match self.reader.next(sequencer, &mut self.roster) {
@@ -338,7 +340,9 @@ impl Subscription {
                 Step::Overrun if count > 0 => break,
                 Step::Overrun => {
                     self.check_place()?;
-                    return Err(BusError::Evicted { stamp: self.reader.position() });
+                    return Err(BusError::Evicted {
+                        stamp: self.reader.position(),
+                    });
                 }
                 Step::Violation(stamp, _) if std::mem::take(&mut self.roster.missing) => {
                     self.reader.resume(stamp);
@@ -397,11 +401,19 @@ impl Subscription {
             self.missing_since = None;
         }
         if count == 0 {
-            shared.advance(self.number, self.evictions, self.reader.position());
+            self.store_position();
         } else {
             shared.own.region.count(payload::DELIVERED, messages);
         }
         Ok(count)
+    }
+
+    /// Lets the cursor follow this subscription's position, if it has moved.
+    fn store_position(&mut self) {
+        let position = self.reader.position();
+        if std::mem::replace(&mut self.stored, position) != position {
+            self.shared.advance(self.number, self.evictions, position);
+        }
     }
 
     /// Which of this subscription's addresses a frame is for, and how many bytes of its payload are destinations.
@@ -533,14 +545,15 @@ impl Subscription {
         };
         let start = clock::monotonic_nanos();
         loop {
-            if self.advance_to_ready() {
-                return Ok(true);
+            // The clock costs as much as many looks.
+            for _ in 0..64 {
+                if self.advance_to_ready() {
+                    return Ok(true);
+                }
+                std::hint::spin_loop();
             }
             if clock::monotonic_nanos() - start >= spin.as_nanos() as u64 {
                 break;
-            }
-            for _ in 0..32 {
-                std::hint::spin_loop();
             }
         }
         if strategy == WaitStrategy::Spin {
@@ -569,8 +582,7 @@ impl Subscription {
     pub fn advance_to_ready(&mut self) -> bool {
         if self.lease.oldest.is_empty() {
             while self.reader.skip(&self.shared.sequencer, SKIP) == SKIP {
-                self.shared
-                    .advance(self.number, self.evictions, self.reader.position());
+                self.store_position();
             }
         }
         self.is_ready()

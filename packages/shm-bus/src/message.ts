@@ -20,6 +20,8 @@ export interface Destination {
 export interface Delivery<T> {
   readonly table: Float64Array;
   readonly buffers: Buffers;
+  /** A payload that the addon has copied, because its page was written to in this process. */
+  readonly copyOf: (n: number) => Uint8Array;
   readonly destinations: readonly Destination[];
   readonly codec: Codec<T>;
   /** Whether to deliver copies and find out late uses. */
@@ -82,7 +84,9 @@ export class Message<T = Uint8Array> {
   }
 
   #view(): Uint8Array {
-    return this.#delivery.buffers.view(this.#read(BUFFER), this.#read(OFFSET), this.#read(LENGTH));
+    const buffer = this.#read(BUFFER);
+    if (buffer < 0) return this.#delivery.copyOf(-1 - buffer);
+    return this.#delivery.buffers.view(buffer, this.#read(OFFSET), this.#read(LENGTH));
   }
 
   /** Its place in the one order of the bus: an integer that grows from message to message. */
@@ -126,8 +130,8 @@ export class Message<T = Uint8Array> {
   }
 
   /**
-   * The payload, in place: a view of the sender's memory, read-only by contract (a store into it faults). Undefined
-   * content after the lease. `data.buffer` is the whole memory and not part of the API.
+   * The payload, in place: a view of the sender's memory, read-only by contract: a store lands in a page of
+   * this process alone, with a warning. Undefined content after the lease. `data.buffer` is the whole memory and not part of the API.
    */
   get data(): Readonly<Uint8Array> {
     // The lease is checked even where the view is there already.
@@ -142,7 +146,7 @@ export class Message<T = Uint8Array> {
 
   /** Whether `data` is a copy and not the sender's memory. */
   get copied(): boolean {
-    return this.#delivery.checkLeases;
+    return this.#delivery.checkLeases || this.#read(BUFFER) < 0;
   }
 
   /** The payload, copied: yours to keep. */

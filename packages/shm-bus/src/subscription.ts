@@ -32,6 +32,22 @@ const sliceMilliseconds = 50;
 const spinMilliseconds = 0.02;
 const hintIndex = layout.sequencer.hint / 4;
 
+/** A poll gives the number of messages and these flags. */
+const rowsMask = 0xffff;
+const retiredFlag = 1 << 16;
+const storedFlag = 1 << 17;
+
+let warned = false;
+
+function warnOfStore(): void {
+  if (warned) return;
+  warned = true;
+  process.emitWarning(
+    "a received view was written to; the bytes went into a private page that nobody else sees. Use message.copy() for bytes to change.",
+    { type: "ShmBusWarning", code: "SHM_BUS_WARN_STORE" },
+  );
+}
+
 type Mode = "idle" | "handler" | "iterator";
 
 /**
@@ -66,6 +82,7 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
     this.#delivery = {
       table: new Float64Array(native.table() as ArrayBuffer),
       buffers: host.buffers,
+      copyOf: (n) => native.copyOf(n) as Uint8Array,
       destinations,
       codec,
       checkLeases: host.checkLeases,
@@ -111,17 +128,24 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
   /** Ends the lease, fetches up to `limit` messages and begins theirs. */
   #fetch(limit: number): number {
     this.#endLease();
-    let rows: number;
+    let polled: number;
     try {
-      rows = this.#poll(limit);
+      polled = this.#poll(limit);
     } catch (error) {
       throw this.#failed(fromNative(error));
     }
+    const rows = polled & rowsMask;
+    if (polled !== rows) this.#onFlags(polled);
     for (let row = 0; row < rows; row++) (this.#messages[row] as Message<T>).begin();
     this.#rows = rows;
     if (rows > 0) this.#host.delivered(rows);
-    else this.#host.buffers.forgetRetired();
     return rows;
+  }
+
+  /** What the addon says beside the number of messages. */
+  #onFlags(polled: number): void {
+    if ((polled & retiredFlag) !== 0) this.#host.buffers.forgetRetired();
+    if ((polled & storedFlag) !== 0) warnOfStore();
   }
 
   #failed(error: unknown): unknown {
