@@ -60,6 +60,7 @@ export class Loan implements Disposable {
 /** The two halves of a 64-bit word. */
 export function halves(topic: bigint): [low: number, high: number] {
   if (topic === 0n) return [0, 0];
+  if (typeof topic !== "bigint") throw invalidOption("topic", "must be a bigint");
   const word = BigInt.asUintN(64, topic);
   return [Number(word & 0xffff_ffffn), Number(word >> 32n)];
 }
