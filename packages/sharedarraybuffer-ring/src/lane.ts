@@ -31,6 +31,9 @@ export interface Space {
   readonly offset: number;
   /** Bytes it may hold. */
   readonly capacity: number;
+  /** Where its bytes start in the ring, and how many it holds there. */
+  readonly position: number;
+  readonly span: number;
 }
 
 /** What a publisher says of a frame. */
@@ -164,7 +167,9 @@ export class Lane {
     // I-RECLAIM: `reclaimed` was stored and fenced before this header is touched.
     this.own.store(entry + at.stamp, 0n);
     fence();
-    this.#write(serial, position, 0, 0, 0n, 0n, 0n, 1, span / alignment);
+    const words = entry / 4;
+    this.own.u32[words + at.shape / 4 + 1] = shapeHigh(0, 0, loaned, 0);
+    this.own.u32[words + at.batch / 4 + 1] = span / alignment;
     this.#next += 1;
     this.#head += span;
     const offset =
@@ -173,7 +178,7 @@ export class Lane {
         : inRing
           ? this.geometry.headBytes + (position % this.geometry.ringBytes)
           : entry + at.bytes;
-    return { status: "loaned", serial, offset, capacity: length };
+    return { status: "loaned", serial, offset, capacity: length, position, span };
   }
 
   /** Bytes up to the end of the ring that a payload must leave out, where the ring stands once only. */
@@ -185,35 +190,6 @@ export class Lane {
   #lacks(span: number): "headers" | "bytes" | undefined {
     if (this.#next - this.#freed >= this.#count) return "headers";
     return this.#head + span - this.#tail > this.geometry.ringBytes ? "bytes" : undefined;
-  }
-
-  #write(
-    serial: number,
-    position: number,
-    length: number,
-    shape: number,
-    destination: bigint,
-    time: bigint,
-    topic: bigint,
-    batch: number,
-    span: number,
-  ): void {
-    writeHeader(this.own, this.#entry(serial), [
-      serial % 2 ** 32,
-      Math.floor(serial / 2 ** 32),
-      position % 2 ** 32,
-      Math.floor(position / 2 ** 32),
-      length,
-      shape,
-      lowHalf(destination),
-      highHalf(destination),
-      lowHalf(time),
-      highHalf(time),
-      lowHalf(topic),
-      highHalf(topic),
-      batch,
-      span,
-    ]);
   }
 
   /** Frees loans in loan order as far as the gate of the last scan allows. */
@@ -248,7 +224,7 @@ export class Lane {
   abandon(space: Space): void {
     if (space.serial + 1 === this.#next) {
       this.#next -= 1;
-      this.#head -= this.#span(space.serial);
+      this.#head -= space.span;
     } else {
       this.own.store(this.#entry(space.serial) + at.shape, BigInt(padding) << 48n);
     }
@@ -259,21 +235,25 @@ export class Lane {
     if (frame.length > space.capacity) {
       throw new RingError("ERR_RING_STATE", `${frame.length} bytes in a loan of ${space.capacity}`);
     }
-    const span = this.#half(space.serial, at.batch + 4);
-    const position =
-      this.#half(space.serial, at.position) + this.#half(space.serial, at.position + 4) * 2 ** 32;
-    const flags = this.kind === "data" && span === 0 ? at.inline : 0;
-    this.#write(
-      space.serial,
-      position,
+    const flags = this.kind === "data" && space.span === 0 ? at.inline : 0;
+    const destination =
+      kind === "transaction" ? BigInt(frame.destinations.length) : (frame.destinations[0] ?? 0n);
+    writeHeader(this.own, this.#entry(space.serial), [
+      space.serial % 2 ** 32,
+      Math.floor(space.serial / 2 ** 32),
+      space.position % 2 ** 32,
+      Math.floor(space.position / 2 ** 32),
       frame.length,
       shapeHigh(frame.descriptors, bucket, headerKinds.indexOf(kind), flags),
-      kind === "transaction" ? BigInt(frame.destinations.length) : (frame.destinations[0] ?? 0n),
-      frame.time,
-      frame.topic,
+      lowHalf(destination),
+      highHalf(destination),
+      lowHalf(frame.time),
+      highHalf(frame.time),
+      lowHalf(frame.topic),
+      highHalf(frame.topic),
       ((index << 16) | count) >>> 0,
-      span,
-    );
+      space.span / alignment,
+    ]);
   }
 
   /**

@@ -82,9 +82,33 @@ export function pattern(seed: number, length: number): Uint8Array {
   return Uint8Array.from({ length }, (_, i) => seed * 31 + i * 7 + (i >>> 8));
 }
 
+/**
+ * The nonzero words of a payload memory, without what means nothing: a header that is lent or padding says so and what it
+ * holds of the ring, and nothing else.
+ */
+export function payloadWordsOf(memory: Memory, headers: number): Words {
+  const words = memory.u64.slice();
+  const { payload, header } = layout;
+  for (let n = 0; n < headers + payload.controlHeaders; n++) {
+    const entry = (payload.headers + n * payload.entryBytes) / 8;
+    const kind = (words[entry + header.shape / 8]! >> 48n) & 0xffn;
+    if (words[entry]! !== 0n || (kind !== 0n && kind !== 4n)) continue;
+    for (const at of [header.serial, header.position, header.destination, header.time, header.topic]) {
+      words[entry + at / 8] = 0n;
+    }
+    words[entry + header.shape / 8] = kind << 48n;
+    words[entry + header.batch / 8]! &= 0xffff_ffff_0000_0000n;
+  }
+  return nonzero(words);
+}
+
 export function wordsOf(memory: Memory): Words {
+  return nonzero(memory.u64);
+}
+
+function nonzero(memory: BigUint64Array): Words {
   const words: Words = {};
-  memory.u64.forEach((word, i) => {
+  memory.forEach((word, i) => {
     if (word !== 0n) words[hex(8 * i)] = hex(word);
   });
   return words;
