@@ -51,8 +51,9 @@ const state: TelemetryState = {
 };
 
 const table = `
-12.3 s  5 processes  30,012 messages/s  372,148 messages  stamp 372,147  lag 3
-delivery latency µs  p50 8.13  p99 31.4  p99.9 120  max 950  order violations 0  gaps 0
+12.3 s  5 processes  30,012 messages/s  stamp 372,147  lag 3
+delivery latency µs  p50 8.13  p99 31.4  p99.9 120  max 950
+372,148 messages  order violations 0  gaps 0
 
 group       messages/s       stamp      p50 µs      p99 µs    p99.9 µs
 ──────────────────────────────────────────────────────────────────────
@@ -102,11 +103,20 @@ describe("telemetry view", () => {
         for (const line of lines) assert.ok(line.length <= columns, `${line.length} of ${columns}`);
       }
     }
-    assert.deepEqual(renderTable(state, { columns: 60, rows: 3 }), [
-      "12.3 s  5 processes  30,012 messages/s  372,148 messages  s…",
-      "delivery latency µs  p50 8.13  p99 31.4  p99.9 120  max 950…",
-      "… 15 more lines: make the terminal taller",
+    assert.deepEqual(renderTable(state, { columns: 55, rows: 3 }), [
+      "12.3 s  5 processes  30,012 messages/s  stamp 372,147 …",
+      "delivery latency µs  p50 8.13  p99 31.4  p99.9 120  ma…",
+      "… 11 more lines: make the terminal taller",
     ]);
+  });
+
+  it("shows what tells most where there is no room for all", () => {
+    const lines = renderTable(state, { columns: 79, rows: 13 });
+    assert.deepEqual(lines.slice(9, 11), [
+      "cpu     user            12.5 %  system               -  interrupts    12,345/s",
+      "memory  free             3 GiB  pressure.some… 0.940 %",
+    ]);
+    assert.equal(lines.length, 13);
   });
 
   it("uses the width for more columns", () => {

@@ -39,8 +39,11 @@ them through shared memory, one shows them live, and one records and checks what
   --json        write one JSON object at the end and nothing else to standard output
   --help        show this text
 
-Exit code: 0 if every message arrived in order and whole, 1 if one did not, ${usageExitCode} if the flags
-are wrong.
+Ctrl-C ends it with a report, a second Ctrl-C without. While it runs there is a bus named
+telemetry-PID in the directory of all your buses (SHM_BUS_RUNTIME_DIR names another).
+
+Exit code: 0 if every message arrived in order and whole, 1 if one did not or a process
+died, ${usageExitCode} if the flags are wrong, 130 or 143 where a signal left no time for a report.
 `;
 
 /** Reads a decimal number as a person writes it; NaN for anything else. */

@@ -9,8 +9,11 @@ export interface PublisherResult {
   readonly requestedRateHz: number;
   /** Samples a second that it made. */
   readonly achievedRateHz: number;
-  /** Samples given up as the machine could not keep up. */
+  readonly published: number;
+  /** Samples given up as the machine could not keep up, or as there was no room. */
   readonly skippedTicks: number;
+  /** How often there was no room for a sample. */
+  readonly wouldBlock: number;
 }
 
 /** What the report is made from. */
@@ -25,8 +28,8 @@ export interface ReportInput {
   /** Samples that the recorder could not read or whose checksum was wrong. */
   readonly corrupt: number;
   readonly latency: LatencySummary;
-  /** Processor time of all processes, user and system, in microseconds. */
-  readonly cpuMicroseconds: number;
+  /** Processor time, user and system, in microseconds, by process. */
+  readonly cpuMicroseconds: Readonly<Record<string, number>>;
   readonly publishers: readonly PublisherResult[];
   /** How the digests of the two subscribers compare; undefined if that could not be done. */
   readonly digest: DigestComparison | undefined;
@@ -50,10 +53,14 @@ export interface TelemetryReport {
   readonly latencyMicroseconds: LatencySummary;
   /** Processor time of all processes for each message; null without messages. */
   readonly cpuMicrosecondsPerMessage: number | null;
+  /** Processor time while messages went through, by process. */
+  readonly cpuMicroseconds: Readonly<Record<string, number>>;
   /** By publisher. */
   readonly requestedRateHz: Readonly<Record<string, number>>;
   readonly achievedRateHz: Readonly<Record<string, number>>;
+  readonly published: Readonly<Record<string, number>>;
   readonly skippedTicks: Readonly<Record<string, number>>;
+  readonly wouldBlock: Readonly<Record<string, number>>;
   /** Null if the digests could not be compared. */
   readonly digest: DigestComparison | null;
   /** Sources that this machine does not have: path and reason. */
@@ -82,9 +89,16 @@ function count(number: number, one: string, many: string): string {
 
 /** Sentences on all that went wrong; none if all is well. */
 function problemsOf(input: ReportInput): string[] {
-  const { order, corrupt, digest } = input;
+  const { order, corrupt, digest, publishers } = input;
   const problems: string[] = [];
-  if (order.messages === 0) problems.push("The recorder saw no messages.");
+  const published = publishers.reduce((sum, one) => sum + one.published, 0);
+  if (order.messages === 0) {
+    problems.push("The recorder saw no messages.");
+  } else if (order.messages + corrupt < published || order.messages > published) {
+    problems.push(
+      `${count(published, "message was", "messages were")} published, the recorder saw ${order.messages}.`,
+    );
+  }
   if (order.orderViolations > 0) {
     problems.push(`The stamps went back or stood still ${count(order.orderViolations, "time", "times")}.`);
   }
@@ -111,6 +125,7 @@ function problemsOf(input: ReportInput): string[] {
 /** Builds the report of a run on this machine. */
 export function buildReport(input: ReportInput): TelemetryReport {
   const { order, publishers, elapsedSeconds } = input;
+  const cpuMicroseconds = Object.values(input.cpuMicroseconds).reduce((sum, one) => sum + one, 0);
   return {
     elapsedSeconds: rounded(elapsedSeconds),
     messages: order.messages,
@@ -124,10 +139,13 @@ export function buildReport(input: ReportInput): TelemetryReport {
     missing: order.missing,
     corrupt: input.corrupt,
     latencyMicroseconds: input.latency,
-    cpuMicrosecondsPerMessage: order.messages > 0 ? rounded(input.cpuMicroseconds / order.messages) : null,
+    cpuMicrosecondsPerMessage: order.messages > 0 ? rounded(cpuMicroseconds / order.messages) : null,
+    cpuMicroseconds: input.cpuMicroseconds,
     requestedRateHz: byPublisher(publishers, (one) => one.requestedRateHz),
     achievedRateHz: byPublisher(publishers, (one) => rounded(one.achievedRateHz, 1)),
+    published: byPublisher(publishers, (one) => one.published),
     skippedTicks: byPublisher(publishers, (one) => one.skippedTicks),
+    wouldBlock: byPublisher(publishers, (one) => one.wouldBlock),
     digest: input.digest ?? null,
     skippedSources: input.skipped,
     problems: problemsOf(input),

@@ -130,6 +130,50 @@ function valueLines(groups: readonly ShownGroup[], columns: number): string[] {
   return lines;
 }
 
+/** What tells most of a group, shown first where there is no room for all. */
+const headlines: Readonly<Record<string, readonly string[]>> = {
+  cpu: ["user", "system", "idle", "iowait", "interrupts"],
+  scheduler: ["load.1min", "running", "context_switches", "blocked", "forks"],
+  memory: ["available", "free", "cached", "anonymous", "dirty"],
+  paging: ["faults", "major_faults", "paged_in", "paged_out"],
+  network: ["receive.bytes", "transmit.bytes", "loopback.bytes"],
+  disk: ["read.bytes", "write.bytes", "busy.time"],
+};
+
+function byImportance({ group, values }: ShownGroup): readonly ShownValue[] {
+  const first = (headlines[group] ?? []).flatMap((name) => values.find((one) => one.name === name) ?? []);
+  return [...first, ...values.filter((one) => !first.includes(one))];
+}
+
+/** The values that tell most, in `rows` lines at most unless there are more groups. */
+function fewValueLines(groups: readonly ShownGroup[], columns: number, rows: number): string[] {
+  const shown = groups.filter(({ values }) => values.length > 0);
+  const nameWidth = Math.max(0, ...shown.map(({ group }) => group.length));
+  const between = 2;
+  const room = columns - nameWidth;
+  const perLine = Math.max(1, Math.floor(room / 22));
+  const cellWidth = Math.max(1, Math.floor(room / perLine) - between);
+  const height = Math.max(1, Math.floor(rows / Math.max(1, shown.length)));
+  let spare = Math.max(0, rows - height * shown.length);
+  const lines: string[] = [];
+  for (const group of shown) {
+    const values = byImportance(group);
+    const needed = Math.ceil(values.length / perLine);
+    const extra = needed > height && spare > 0 ? 1 : 0;
+    spare -= extra;
+    for (let row = 0; row < Math.min(needed, height + extra); row += 1) {
+      const cells = values.slice(row * perLine, (row + 1) * perLine).map((value) => {
+        const text = formatValue(value);
+        const nameRoom = Math.max(1, cellWidth - 1 - text.length);
+        const name = value.name.length <= nameRoom ? value.name : `${value.name.slice(0, nameRoom - 1)}…`;
+        return " ".repeat(between) + name.padEnd(nameRoom + 1) + text;
+      });
+      lines.push((row === 0 ? group.group : "").padEnd(nameWidth) + cells.join(""));
+    }
+  }
+  return lines;
+}
+
 /** The table as lines, none longer than `columns`, no more than `rows` of them. */
 export function renderTable(state: TelemetryState, size: ViewSize): string[] {
   const { columns, rows } = size;
@@ -139,7 +183,6 @@ export function renderTable(state: TelemetryState, size: ViewSize): string[] {
       `${state.elapsedSeconds.toFixed(1)} s`,
       `${integer(state.processes)} processes`,
       `${integer(state.messagesPerSecond)} messages/s`,
-      `${integer(state.messages)} messages`,
       `stamp ${stampText(state.stamp)}`,
       `lag ${state.lag === undefined ? "-" : integer(state.lag)}`,
     ].join("  "),
@@ -149,14 +192,16 @@ export function renderTable(state: TelemetryState, size: ViewSize): string[] {
       `p99 ${formatNumber(latency.p99)}`,
       `p99.9 ${formatNumber(latency.p999)}`,
       `max ${formatNumber(latency.max)}`,
-      healthText(state),
     ].join("  "),
+    `${integer(state.messages)} messages  ${healthText(state)}`,
     "",
     ...tableLines(groupHeadings, state.groups.map(groupRow)),
     "",
-    ...valueLines(state.groups, columns),
   ];
-  if (state.notes.length > 0) lines.push("", ...state.notes);
+  const notes = state.notes.length > 0 ? ["", ...state.notes] : [];
+  const room = rows - lines.length - notes.length;
+  const all = valueLines(state.groups, columns);
+  lines.push(...(all.length <= room ? all : fewValueLines(state.groups, columns, room)), ...notes);
   if (lines.length > rows) {
     const hidden = lines.length - Math.max(0, rows - 1);
     lines.length = Math.max(0, rows - 1);
