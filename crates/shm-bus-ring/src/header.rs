@@ -3,7 +3,7 @@
 use crate::atomic::Ordering;
 use crate::bucket::Bucket;
 use crate::layout::header as at;
-use crate::memory::{Region, View};
+use crate::memory::{EntryRegion, EntryView};
 use crate::names::Address;
 
 /// What a header stands for.
@@ -75,7 +75,7 @@ impl Header {
 
     /// Writes everything but the stamp.
     #[inline]
-    pub(crate) fn store(&self, own: &Region, entry: u64) {
+    pub(crate) fn store(&self, entry: &EntryRegion<'_>) {
         let shape = u64::from(self.length)
             | u64::from(self.descriptors) << 32
             | u64::from(self.bucket.0) << 40
@@ -83,31 +83,31 @@ impl Header {
             | u64::from(self.flags) << 56;
         let batch =
             u64::from(self.batch_count) | u64::from(self.batch_index) << 16 | u64::from(self.span) << 32;
-        own.store(entry + at::SERIAL, self.serial, Ordering::Relaxed);
-        own.store(entry + at::POSITION, self.position, Ordering::Relaxed);
-        own.store(entry + at::SHAPE, shape, Ordering::Relaxed);
-        own.store(entry + at::DESTINATION, self.destination, Ordering::Relaxed);
-        own.store(entry + at::TIME, self.time, Ordering::Relaxed);
-        own.store(entry + at::TOPIC, self.topic, Ordering::Relaxed);
-        own.store(entry + at::BATCH, batch, Ordering::Relaxed);
+        entry.store(at::SERIAL, self.serial, Ordering::Relaxed);
+        entry.store(at::POSITION, self.position, Ordering::Relaxed);
+        entry.store(at::SHAPE, shape, Ordering::Relaxed);
+        entry.store(at::DESTINATION, self.destination, Ordering::Relaxed);
+        entry.store(at::TIME, self.time, Ordering::Relaxed);
+        entry.store(at::TOPIC, self.topic, Ordering::Relaxed);
+        entry.store(at::BATCH, batch, Ordering::Relaxed);
     }
 
     /// Reads everything but the stamp; nothing if the kind is none that exists.
     #[inline]
-    pub(crate) fn load(page: &View, entry: u64) -> Option<Header> {
-        let shape = page.load(entry + at::SHAPE, Ordering::Relaxed);
-        let batch = page.load(entry + at::BATCH, Ordering::Relaxed);
+    pub(crate) fn load(entry: &EntryView<'_>) -> Option<Header> {
+        let shape = entry.load(at::SHAPE, Ordering::Relaxed);
+        let batch = entry.load(at::BATCH, Ordering::Relaxed);
         Some(Header {
-            serial: page.load(entry + at::SERIAL, Ordering::Relaxed),
-            position: page.load(entry + at::POSITION, Ordering::Relaxed),
+            serial: entry.load(at::SERIAL, Ordering::Relaxed),
+            position: entry.load(at::POSITION, Ordering::Relaxed),
             length: shape as u32,
             descriptors: (shape >> 32) as u8,
             bucket: Bucket((shape >> 40) as u8),
             kind: Kind::from_byte((shape >> 48) as u8)?,
             flags: (shape >> 56) as u8,
-            destination: page.load(entry + at::DESTINATION, Ordering::Relaxed),
-            time: page.load(entry + at::TIME, Ordering::Relaxed),
-            topic: page.load(entry + at::TOPIC, Ordering::Relaxed),
+            destination: entry.load(at::DESTINATION, Ordering::Relaxed),
+            time: entry.load(at::TIME, Ordering::Relaxed),
+            topic: entry.load(at::TOPIC, Ordering::Relaxed),
             batch_count: batch as u16,
             batch_index: (batch >> 16) as u16,
             span: (batch >> 32) as u32,
@@ -118,6 +118,7 @@ impl Header {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::memory::Region;
 
     #[test]
     fn every_field_comes_back() {
@@ -136,10 +137,10 @@ mod tests {
             batch_index: 0x1234,
             span: 0xFEDC_BA98,
         };
-        let own = Region::zeroed(at::BYTES);
-        header.store(&own, 0);
-        assert_eq!(Header::load(&own, 0), Some(header));
+        let own = Region::zeroed(crate::layout::payload::ENTRY_BYTES);
+        header.store(&own.entry_mut(0));
+        assert_eq!(Header::load(&own.entry(0)), Some(header));
         own.store(at::SHAPE, 200 << 48, Ordering::Relaxed);
-        assert_eq!(Header::load(&own, 0), None);
+        assert_eq!(Header::load(&own.entry(0)), None);
     }
 }

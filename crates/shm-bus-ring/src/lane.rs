@@ -55,8 +55,13 @@ pub struct Owner {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Loan {
     serial: u64,
+    /// Offset of its header.
+    entry: u64,
     offset: u64,
     capacity: u64,
+    /// Where its bytes start in the ring, and how many it holds there.
+    position: u64,
+    span: u64,
 }
 
 impl Loan {
@@ -275,38 +280,28 @@ impl Lane {
                 }
             }
         }
-        let serial = self.next;
+        let (serial, position) = (self.next, self.head);
         let entry = self.entry_of(serial);
+        let header = self.own.entry_mut(entry);
         // I-RECLAIM: `reclaimed` was stored and fenced (in `reclaim`) before this header is touched.
-        self.own.store(entry + at::STAMP, 0, Ordering::Relaxed);
+        header.store(at::STAMP, 0, Ordering::Relaxed);
         fence(Ordering::Release);
-        Header {
-            serial,
-            position: self.head,
-            length: 0,
-            descriptors: 0,
-            bucket: Bucket(0),
-            kind: Kind::Loaned,
-            flags: 0,
-            destination: 0,
-            time: 0,
-            topic: 0,
-            batch_count: 1,
-            batch_index: 0,
-            span: (span / payload::ALIGNMENT) as u32,
-        }
-        .store(&self.own, entry);
+        header.store(at::SHAPE, (Kind::Loaned as u64) << 48, Ordering::Relaxed);
+        header.store(at::BATCH, (span / payload::ALIGNMENT) << 32, Ordering::Relaxed);
         let offset = match self.kind {
             LaneKind::Control => self.geometry.cell(serial),
-            LaneKind::Data if in_ring => self.geometry.ring_offset(self.head),
+            LaneKind::Data if in_ring => self.geometry.ring_offset(position),
             LaneKind::Data => entry + at::BYTES,
         };
         self.next += 1;
         self.head += span;
         Ok(Loan {
             serial,
+            entry,
             offset,
             capacity: length,
+            position,
+            span,
         })
     }
 
@@ -315,7 +310,7 @@ impl Lane {
         let before = self.freed;
         while self.freed < self.next {
             let entry = self.entry_of(self.freed);
-            let Some(header) = Header::load(&self.own, entry) else {
+            let Some(header) = Header::load(&self.own.entry(entry)) else {
                 break;
             };
             let count = match header.kind {
@@ -347,7 +342,7 @@ impl Lane {
 
     fn holder_of_oldest(&self) -> Option<(AttachmentId, u64)> {
         let entry = self.entry_of(self.freed);
-        let header = Header::load(&self.own, entry)?;
+        let header = Header::load(&self.own.entry(entry))?;
         let stamp = self.own.load(entry + at::STAMP, Ordering::Relaxed);
         if stamp == 0 {
             None
@@ -368,19 +363,21 @@ impl Lane {
 
     /// Gives a loan up.
     pub fn abandon(&mut self, loan: Loan) {
-        let entry = self.entry_of(loan.serial);
-        let batch = self.own.load(entry + at::BATCH, Ordering::Relaxed);
         if loan.serial + 1 == self.next {
             self.next -= 1;
-            self.head -= (batch >> 32) * payload::ALIGNMENT;
+            self.head -= loan.span;
         } else {
-            self.own
-                .store(entry + at::SHAPE, (Kind::Padding as u64) << 48, Ordering::Relaxed);
+            self.own.store(
+                loan.entry + at::SHAPE,
+                (Kind::Padding as u64) << 48,
+                Ordering::Relaxed,
+            );
         }
     }
 
     /// Completes a loan's header, but for its stamp: `length` bytes of it are the payload (with the destinations in
     /// front of them for a transaction). `batch` is `(index, count)`.
+    #[inline]
     fn complete(
         &self,
         loan: &Loan,
@@ -391,13 +388,10 @@ impl Lane {
         bucket: Bucket,
     ) {
         assert!(length <= loan.capacity, "a payload longer than its loan");
-        let entry = self.entry_of(loan.serial);
-        let position = self.own.load(entry + at::POSITION, Ordering::Relaxed);
-        let span = (self.own.load(entry + at::BATCH, Ordering::Relaxed) >> 32) as u32;
-        let inline = self.kind == LaneKind::Data && span == 0;
+        let inline = self.kind == LaneKind::Data && loan.span == 0;
         Header {
             serial: loan.serial,
-            position,
+            position: loan.position,
             length: length as u32,
             descriptors: message.descriptors,
             bucket,
@@ -411,9 +405,9 @@ impl Lane {
             topic: message.topic,
             batch_count: batch.1,
             batch_index: batch.0,
-            span,
+            span: (loan.span / payload::ALIGNMENT) as u32,
         }
-        .store(&self.own, entry);
+        .store(&self.own.entry_mut(loan.entry));
     }
 
     /// Publishes loans as one event: a single one is a message, several are a batch (adjacent in the order, one

@@ -12,9 +12,13 @@ use core::ops::Deref;
 
 use crate::atomic::Ordering;
 
+/// Bytes of a header entry.
+const ENTRY: usize = crate::layout::payload::ENTRY_BYTES as usize;
+
 #[cfg(not(loom))]
 mod words {
-    use super::{Any, Arc};
+    use super::{Any, Arc, ENTRY};
+    use core::marker::PhantomData;
     use core::ptr::NonNull;
     use core::sync::atomic::AtomicU64;
 
@@ -86,6 +90,34 @@ mod words {
         pub fn pointer(&self, offset: u64, len: usize) -> NonNull<u8> {
             NonNull::new(self.bytes(offset, len)).expect("a mapping is never at address 0")
         }
+
+        #[inline(always)]
+        pub fn entry(&self, offset: u64) -> Entry<'_> {
+            let bytes = self.bytes(offset, ENTRY);
+            assert!(offset.is_multiple_of(8), "entry out of place");
+            Entry {
+                bytes,
+                words: PhantomData,
+            }
+        }
+    }
+
+    /// The words of one header entry: bounds and alignment were checked once.
+    pub struct Entry<'a> {
+        bytes: *mut u8,
+        words: PhantomData<&'a Words>,
+    }
+
+    impl Entry<'_> {
+        #[inline(always)]
+        pub fn word(&self, at: u64) -> &AtomicU64 {
+            assert!(
+                at.is_multiple_of(8) && at <= ENTRY as u64 - 8,
+                "word outside its entry"
+            );
+            // SAFETY: inside the entry, which was inside the mapping (I-MAP), and aligned as the entry is.
+            unsafe { AtomicU64::from_ptr(self.bytes.add(at as usize).cast()) }
+        }
     }
 }
 
@@ -131,6 +163,10 @@ mod words {
                 .unwrap_or_else(|| panic!("word {offset} is not part of this model"))
         }
 
+        pub fn entry(&self, offset: u64) -> Entry<'_> {
+            Entry { words: self, offset }
+        }
+
         pub fn copy_out(&self, offset: u64, target: &mut [u8]) {
             for (i, chunk) in target.chunks_mut(8).enumerate() {
                 let word = self.word(offset + 8 * i as u64).load(Ordering::Relaxed);
@@ -145,6 +181,18 @@ mod words {
                 let word = u64::from_le_bytes(word.try_into().expect("eight bytes"));
                 self.word(offset + 8 * i as u64).store(word, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// The words of one header entry.
+    pub struct Entry<'a> {
+        words: &'a Words,
+        offset: u64,
+    }
+
+    impl Entry<'_> {
+        pub fn word(&self, at: u64) -> &AtomicU64 {
+            self.words.word(self.offset + at)
         }
     }
 }
@@ -178,6 +226,12 @@ impl View {
     #[inline(always)]
     pub fn load(&self, offset: u64, order: Ordering) -> u64 {
         self.words.word(offset).load(order)
+    }
+
+    /// The header entry at `offset`, checked once for all its words.
+    #[inline(always)]
+    pub(crate) fn entry(&self, offset: u64) -> EntryView<'_> {
+        EntryView(self.words.entry(offset))
     }
 
     /// Copies bytes out. They may be torn: validate afterwards or hold the gate.
@@ -238,6 +292,12 @@ impl Region {
         // SAFETY: the owner keeps the words alive; `AtomicU64` is 8-byte aligned and may be written through a shared
         // pointer.
         unsafe { Region::new(base, len, owner) }
+    }
+
+    /// The own header entry at `offset`, checked once for all its words.
+    #[inline(always)]
+    pub(crate) fn entry_mut(&self, offset: u64) -> EntryRegion<'_> {
+        EntryRegion(EntryView(self.words.entry(offset)))
     }
 
     /// The same memory with the right to write given up.
@@ -308,5 +368,32 @@ impl Region {
     #[inline(always)]
     pub fn copy_in(&self, offset: u64, source: &[u8]) {
         self.words.copy_in(offset, source);
+    }
+}
+
+/// One header entry: loads only. Offsets are from its start.
+pub(crate) struct EntryView<'a>(words::Entry<'a>);
+
+impl EntryView<'_> {
+    #[inline(always)]
+    pub fn load(&self, at: u64, order: Ordering) -> u64 {
+        self.0.word(at).load(order)
+    }
+}
+
+/// One header entry of one's own.
+pub(crate) struct EntryRegion<'a>(EntryView<'a>);
+
+impl<'a> Deref for EntryRegion<'a> {
+    type Target = EntryView<'a>;
+    fn deref(&self) -> &EntryView<'a> {
+        &self.0
+    }
+}
+
+impl EntryRegion<'_> {
+    #[inline(always)]
+    pub fn store(&self, at: u64, value: u64, order: Ordering) {
+        self.0.0.word(at).store(value, order);
     }
 }

@@ -245,7 +245,7 @@ fn check(
     if before != stamp.0 {
         return Err(Violation::Stamp(id, before));
     }
-    let header = Header::load(view, entry);
+    let header = Header::load(&view.entry(entry));
     fence(Ordering::Acquire);
     let after = view.load(first + at::STAMP, Ordering::Relaxed);
     if after != stamp.0 {
