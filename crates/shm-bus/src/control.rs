@@ -22,6 +22,8 @@ const CHANNEL: u64 = 0;
 const STOP: u64 = 1;
 /// How long a new master has to appear before another candidate takes the next term.
 const SILENCE: Duration = Duration::from_millis(100);
+/// How long before one takes the role who does not know everything that the last master did.
+const LAST_RESORT: Duration = Duration::from_secs(5);
 const RECONNECT: Duration = Duration::from_millis(2);
 const GOODBYE: Duration = Duration::from_millis(20);
 
@@ -120,16 +122,23 @@ impl Control {
             self.shared.close();
             return;
         }
-        let Some((_, seen)) = self.lost else { return };
-        let _ = self.try_take_over(seen);
+        let Some((since, seen)) = self.lost else { return };
+        let _ = self.try_take_over(seen, since.elapsed() >= LAST_RESORT);
     }
 
     /// Everything that can fail for want of descriptors or memory comes before the term is swapped.
-    fn try_take_over(&mut self, seen: u64) -> Result<()> {
+    ///
+    /// One that has never read the directory of the last master, and can no longer read all of its records in the order,
+    /// leaves the role to those who have; `incomplete` when nobody else has taken it for long.
+    fn try_take_over(&mut self, seen: u64, incomplete: bool) -> Result<()> {
         let shared = self.shared.clone();
         let sequencer = &shared.sequencer;
         let me = AttachmentId(shared.member.id);
-        let replica = Replica::new(&shared)?;
+        let mut replica = Replica::new(&shared)?;
+        let (control, tail) = (sequencer.control(), sequencer.find()?.stamp);
+        if !replica.inherit(&shared, tail, control)? && !incomplete {
+            return Ok(());
+        }
         let memory = DirectoryWriter::create()?;
         let directory = DirectoryReader::open(memory.fd())?;
         let (mine, masters) = Channel::pair()?;
@@ -148,6 +157,7 @@ impl Control {
             memory,
             self.poller.clone(),
             masters,
+            incomplete,
         )?;
         if sequencer.term().0 != term {
             return Ok(());

@@ -94,7 +94,7 @@ impl Replica {
                     self.applied = stamp;
                 }
             }
-            if self.read_records(shared, stamp)? {
+            if self.read_records(shared, stamp) {
                 self.applied = self.applied.max(stamp);
                 self.proven = (!Sequencer::control_busy(control)).then_some(control);
                 return Ok(());
@@ -107,35 +107,57 @@ impl Replica {
         })
     }
 
-    /// `false` if a record was overwritten before it could be read.
-    fn read_records(&mut self, shared: &Shared, stamp: u64) -> Result<bool> {
-        let sequencer = &shared.sequencer;
+    /// Everything below `stamp`, for the successor of a master that is gone; `control` is the control word from before
+    /// the successor announced anything. `false` if something may be missing.
+    ///
+    /// A master writes its directory behind each record, so nothing but its last record can be missing there. If even
+    /// that one was overwritten meanwhile, nobody has been answered on it, and whoever asked for it asks the successor.
+    /// A directory of an earlier term than the last announced record's is made good by the order alone.
+    pub fn inherit(&mut self, shared: &Shared, stamp: u64, control: u64) -> Result<bool> {
+        self.reload(shared)?;
+        let last = Sequencer::control_term(control) == self.directory.term & 0xFF_FFFF;
+        let oldest = (stamp + 1).saturating_sub(shared.sequencer.slot_count());
+        let mut complete = self.applied >= oldest;
         let mut senders = Masters { shared, found: None };
-        for at in self.applied..stamp {
-            let word = sequencer.slot(at);
-            match word.laps_ahead(at, sequencer.log2_slots()) {
-                0 if word.bucket() == Bucket::CONTROL => {}
-                0 => continue,
-                _ => return Ok(false),
-            }
-            let mut reader = Reader::new(Stamp(at), BucketSet::control());
-            let Step::Frame(frame) = reader.next(sequencer, &mut senders) else {
-                return Ok(false);
-            };
-            let Some(memory) = &senders.found else {
-                return Ok(false);
-            };
-            let mut bytes = vec![0; frame.header.length as usize];
-            memory.view().copy_out(frame.offset, &mut bytes);
-            if !intact(memory.view(), frame.lane, frame.header.serial) {
-                return Ok(false);
-            }
-            if let Some(Stamped { term, record }) = Stamped::decode(&bytes)
-                && self.directory.trusts(frame.sender.0, term, &record)
-            {
-                self.directory.apply(at, term, &record);
-            }
+        for at in self.applied.max(oldest)..stamp {
+            complete &= self.read_record(shared, at, &mut senders);
         }
-        Ok(true)
+        self.applied = stamp;
+        Ok(complete || last)
+    }
+
+    /// `false` if a record was overwritten before it could be read.
+    fn read_records(&mut self, shared: &Shared, stamp: u64) -> bool {
+        let mut senders = Masters { shared, found: None };
+        (self.applied..stamp).all(|at| self.read_record(shared, at, &mut senders))
+    }
+
+    /// Applies what is at one stamp, if that is a record; `false` if it cannot be read.
+    fn read_record(&mut self, shared: &Shared, at: u64, senders: &mut Masters<'_>) -> bool {
+        let sequencer = &shared.sequencer;
+        let word = sequencer.slot(at);
+        match word.laps_ahead(at, sequencer.log2_slots()) {
+            0 if word.bucket() == Bucket::CONTROL => {}
+            0 => return true,
+            _ => return false,
+        }
+        let mut reader = Reader::new(Stamp(at), BucketSet::control());
+        let Step::Frame(frame) = reader.next(sequencer, senders) else {
+            return false;
+        };
+        let Some(memory) = &senders.found else {
+            return false;
+        };
+        let mut bytes = vec![0; frame.header.length as usize];
+        memory.view().copy_out(frame.offset, &mut bytes);
+        if !intact(memory.view(), frame.lane, frame.header.serial) {
+            return false;
+        }
+        if let Some(Stamped { term, record }) = Stamped::decode(&bytes)
+            && self.directory.trusts(frame.sender.0, term, &record)
+        {
+            self.directory.apply(at, term, &record);
+        }
+        true
     }
 }

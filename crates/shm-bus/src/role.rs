@@ -180,7 +180,7 @@ impl Role {
     /// The successor of a master that is gone, in a term that was won.
     ///
     /// Its own `master` record comes first: whatever the former master still got into the order stands below it, and is
-    /// applied before anything is decided.
+    /// applied before anything is decided. With `incomplete` it does without what it cannot know.
     pub fn take_over(
         shared: Arc<Shared>,
         term: u64,
@@ -188,8 +188,10 @@ impl Role {
         memory: DirectoryWriter,
         poller: Arc<Poller>,
         own_channel: Channel,
+        incomplete: bool,
     ) -> Result<Self> {
         let me = shared.member;
+        let control = shared.sequencer.control();
         let mut role = Role::new(shared.clone(), term, memory, poller);
         role.add_own(Client::connected(own_channel)?)?;
         let record = Record::Master { member: me };
@@ -204,7 +206,9 @@ impl Role {
                 Err(_) => return Err(BusError::Closed),
             }
         };
-        replica.catch_up(&shared, stamp)?;
+        if !replica.inherit(&shared, stamp, control)? && !incomplete {
+            return Err(BusError::Closed);
+        }
         role.directory = replica.directory().clone();
         role.directory.apply(stamp, term, &record);
         role.memory.write(&role.directory)?;

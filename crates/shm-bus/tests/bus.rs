@@ -1,48 +1,14 @@
 //! Attachments of one process, each with its own memories and threads: everything but the process boundary is real.
 
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+mod common;
+
 use std::time::Duration;
 
+use common::Scratch;
 use shm_bus::{
     Address, AttachOptions, Bus, BusError, Envelope, Event, MasterMode, SubscribeOptions, Subscription,
     WaitStrategy,
 };
-
-/// A private runtime directory that must be empty when the test is over.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("shm-bus-test-{}-{n}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        Scratch(path)
-    }
-
-    fn options(&self) -> AttachOptions {
-        AttachOptions {
-            runtime_directory: Some(self.0.clone()),
-            ring_bytes: 1 << 16,
-            headers: 64,
-            ..Default::default()
-        }
-    }
-
-    fn attach(&self) -> Bus {
-        Bus::attach("test", &self.options()).unwrap()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            std::fs::remove_dir(&self.0).expect("nothing is left behind");
-        }
-    }
-}
 
 fn read(subscription: &mut Subscription, want: usize) -> Vec<(u64, Address, Vec<u8>)> {
     let mut got = Vec::new();
