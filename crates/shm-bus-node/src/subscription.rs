@@ -66,6 +66,8 @@ struct Inner {
     leased: bool,
     /// The map of the sender seen last.
     last: Option<ViewMap>,
+    /// [`ViewTable::forgotten`] when it was seen.
+    last_as_of: u32,
     /// Payloads of messages that touch a private page, by number.
     copies: Vec<Vec<u8>>,
 }
@@ -73,6 +75,10 @@ struct Inner {
 impl Inner {
     fn poll(&mut self, limit: u32) -> Result<u32> {
         self.end_lease()?;
+        let forgotten = self.views.forgotten();
+        if self.last_as_of != forgotten {
+            (self.last, self.last_as_of) = (None, forgotten);
+        }
         let Inner {
             subscription,
             views,
@@ -196,6 +202,7 @@ impl NativeSubscription {
             records: Vec::new(),
             leased: false,
             last: None,
+            last_as_of: 0,
             copies: Vec::new(),
         };
         NativeSubscription {

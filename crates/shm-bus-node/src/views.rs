@@ -4,7 +4,7 @@
 //! touches it is delivered as a copy; when no lease is left the page is shared again.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use napi::bindgen_prelude::Unknown;
@@ -29,15 +29,24 @@ pub struct ViewTable {
     inner: Mutex<Inner>,
     /// Whether something waits for [`ViewTable::take_retired`].
     has_retired: AtomicBool,
+    /// Counts the calls that forgot maps.
+    forgotten: AtomicU32,
 }
 
 #[derive(Default)]
 struct Inner {
     by_member: HashMap<MemberId, ViewMap>,
     next: u32,
-    retired: Vec<u32>,
+    /// Maps of members that have departed, kept for the rows that stand in a table already.
+    retired: Vec<ViewMap>,
     /// Subscriptions whose messages are leased now.
     leases: u32,
+}
+
+impl Inner {
+    fn all(&self) -> impl Iterator<Item = &ViewMap> {
+        self.by_member.values().chain(&self.retired)
+    }
 }
 
 impl ViewTable {
@@ -61,23 +70,38 @@ impl ViewTable {
         Ok(view)
     }
 
-    /// Forgets the map of a member that has departed; JavaScript is told by [`ViewTable::take_retired`].
+    /// Retires the map of a member that has departed. It stays while messages are leased, then JavaScript is told by
+    /// [`ViewTable::take_retired`].
     pub fn retire(&self, member: MemberId) {
         let mut inner = self.lock();
         if let Some(view) = inner.by_member.remove(&member) {
-            inner.retired.push(view.number);
+            inner.retired.push(view);
             self.has_retired.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether a memory has gone since [`ViewTable::take_retired`]: one load.
+    /// Whether there are retired maps that nobody looks at: mostly one load.
     pub fn has_retired(&self) -> bool {
-        self.has_retired.load(Ordering::Relaxed)
+        self.has_retired.load(Ordering::Relaxed) && self.lock().leases == 0
     }
 
+    /// Forgets the retired maps and gives their numbers; none while messages are leased.
     pub fn take_retired(&self) -> Vec<u32> {
+        let mut inner = self.lock();
+        if inner.leases > 0 {
+            return Vec::new();
+        }
         self.has_retired.store(false, Ordering::Relaxed);
-        std::mem::take(&mut self.lock().retired)
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
+        std::mem::take(&mut inner.retired)
+            .into_iter()
+            .map(|view| view.number)
+            .collect()
+    }
+
+    /// Changes when maps are forgotten: whoever remembers a map asks for it again.
+    pub fn forgotten(&self) -> u32 {
+        self.forgotten.load(Ordering::Relaxed)
     }
 
     /// A subscription's messages are leased from here on.
@@ -90,7 +114,7 @@ impl ViewTable {
         let mut inner = self.lock();
         inner.leases -= 1;
         if inner.leases == 0 {
-            for view in inner.by_member.values().filter(|v| v.map.has_private()) {
+            for view in inner.all().filter(|v| v.map.has_private()) {
                 view.map.share_again()?;
             }
         }
@@ -101,8 +125,7 @@ impl ViewTable {
     pub fn array_buffer(&self, env: &Env, number: u32) -> Result<Option<Unknown<'static>>> {
         let found = self
             .lock()
-            .by_member
-            .values()
+            .all()
             .find(|v| v.number == number)
             .map(|v| v.map.clone());
         let Some(map) = found else { return Ok(None) };
@@ -113,7 +136,7 @@ impl ViewTable {
 
     /// Puts zeros in the place of every map, so that whoever carried one out of its ArrayBuffer reads nothing.
     pub fn blank(&self) -> Result<()> {
-        for view in self.lock().by_member.values() {
+        for view in self.lock().all() {
             view.map.blank().map_err(|e| to_js(&e.into()))?;
         }
         Ok(())

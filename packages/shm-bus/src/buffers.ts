@@ -1,5 +1,7 @@
 import type { NativeBus } from "@shm-bus/native";
 
+import { ShmBusError } from "./errors.ts";
+
 /**
  * The ArrayBuffers over the other attachments' memories, by the number that the addon gives them: one for each memory,
  * made once, never one for each message.
@@ -19,7 +21,8 @@ export class Buffers {
   }
 
   #open(number: number): ArrayBuffer {
-    const buffer = this.#native.viewBuffer(number) as ArrayBuffer;
+    const buffer = this.#native.viewBuffer(number) as ArrayBuffer | null;
+    if (buffer === null) throw new ShmBusError("ERR_SHM_BUS_INTERNAL", `memory ${number} was forgotten too early`);
     this.#buffers[number] = buffer;
     return buffer;
   }
