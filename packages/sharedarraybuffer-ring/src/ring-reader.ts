@@ -39,7 +39,10 @@ export class RingReader {
   readonly #reader: Reader;
   readonly #addresses: Set<bigint>;
   readonly #onViolation: ((violation: Violation) => void) | undefined;
-  #delivered = 0;
+  /** Messages lent since the last release. */
+  #lent = 0;
+  /** The cursor as it stands in the page. */
+  #cursor = 0;
   #open = true;
 
   /** @throws RingError `ERR_RING_STATE` if there is no such attachment, or it is not live, or has a reader already. */
@@ -54,7 +57,8 @@ export class RingReader {
     this.#addresses = new Set([everyone, unicast(id), ...Array.from(options.groups ?? [], group)]);
     const senders = (sender: number): ReturnType<Ring["sender"]> => ring.sender(sender);
     this.#reader = new Reader(ring.sequencer, senders, 0, Array.from(this.#addresses, bucketOf));
-    this.#reader.resume(this.#join());
+    this.#cursor = this.#join();
+    this.#reader.resume(this.#cursor);
   }
 
   /** Takes a place in the order and gives the stamp that it starts at. */
@@ -109,6 +113,7 @@ export class RingReader {
       const step = this.#reader.next();
       switch (step.step) {
         case "empty":
+          if (this.#reader.position - this.#cursor >= this.#ring.sequencer.slotCount / 8) this.#advance();
           return undefined;
         case "violation":
           this.#page.count(layout.payload.violations, 1);
@@ -120,7 +125,7 @@ export class RingReader {
           const concerns = this.#concerns(step);
           if (concerns === undefined) return { step: "gap", from: step.stamp, to: step.stamp + 1 };
           if (concerns) {
-            this.#delivered += 1;
+            this.#lent += 1;
             return step;
           }
         }
@@ -157,11 +162,9 @@ export class RingReader {
    * @throws RingError `ERR_RING_EVICTED` if the reader had lost its place: what it read since the last release may be torn.
    */
   release(): void {
-    if (this.#delivered > 0) this.#page.count(layout.payload.delivered, this.#delivered);
-    this.#delivered = 0;
-    // SYNC release: the reads of the payloads before the cursor. A store alone keeps them before it.
-    this.#page.store(layout.payload.cursor, this.#reader.position);
-    this.#ring.wakeWriters();
+    if (this.#lent > 0) this.#page.count(layout.payload.delivered, this.#lent);
+    this.#lent = 0;
+    this.#advance();
     if (this.overload === "block") {
       const { reader } = this.#ring.sequencer.members.read(this.id);
       if (reader !== "live") this.#evicted();
@@ -251,9 +254,19 @@ export class RingReader {
     return Atomics.load(this.#ring.sequencer.memory.i32, layout.sequencer.hint / 4);
   }
 
-  /** Past what cannot concern it, as far as that goes without taking a lap's time. */
+  /** Stores the cursor, unless something is lent: a reader that nothing concerns must not hold the order. */
+  #advance(): void {
+    if (this.#lent > 0 || this.#cursor === this.#reader.position) return;
+    this.#cursor = this.#reader.position;
+    // SYNC release: the reads of the payloads before the cursor. The store keeps them before it.
+    this.#page.store(layout.payload.cursor, this.#cursor);
+    this.#ring.wakeWriters();
+  }
+
+  /** The last look before sleep: past what cannot concern it, as far as that goes without taking a lap's time. */
   #ready(): boolean {
     this.#reader.skip(this.#ring.sequencer.slotCount);
+    this.#advance();
     return this.#reader.ready;
   }
 

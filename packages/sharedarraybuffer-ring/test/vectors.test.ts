@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 import {
@@ -17,6 +17,11 @@ import {
 } from "../src/index.ts";
 import { hex, Machine, payloadWordsOf, type Scenario, wordsOf } from "./scenario.ts";
 
+/**
+ * After a change of the layout or of a rule, or to add a scenario (its steps, without what they give): runs the steps and
+ * writes what came of them. `oxfmt` makes the files readable; then the Rust test has to agree.
+ */
+const record = process.env["RECORD_VECTORS"] === "1";
 const directory = join(import.meta.dirname, "../../../crates/shm-bus-ring/tests/vectors");
 
 function load<T>(name: string): T {
@@ -112,6 +117,13 @@ describe("the vectors that the Rust crate is tested with", () => {
     it(`have the same memory after the scenario ${name}`, () => {
       const scenario = load<Scenario>(name);
       const machine = new Machine(scenario);
+      if (record) {
+        const steps = scenario.steps.map((step) => ({ ...step, gives: machine.run(step) }));
+        const sequencer = wordsOf(machine.sequencer.memory);
+        const payloads = machine.memories.map((memory) => payloadWordsOf(memory, scenario.headers));
+        writeFileSync(join(directory, file), JSON.stringify({ ...scenario, steps, sequencer, payloads }));
+        return;
+      }
       for (const [i, step] of scenario.steps.entries()) {
         assert.deepEqual(machine.run(step), step.gives, `step ${i}: ${JSON.stringify(step)}`);
       }
