@@ -18,9 +18,9 @@ pub struct MemberId {
 /// Why an attachment is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Departure {
-    /// It detached.
+    /// It detached, or was let go.
     Closed,
-    /// Its process died.
+    /// It went without a word: its process died.
     Died,
 }
 

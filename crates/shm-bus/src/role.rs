@@ -348,14 +348,15 @@ impl Role {
             match channel.recv(&mut buffer) {
                 Ok(Received::Message { len, fds, .. }) => self.on_message(n, &buffer[..len], fds),
                 Ok(Received::Empty) => break,
+                // Without a word: whoever closes says so first. That its process is dead is often not to be seen yet.
                 Ok(Received::Closed) => {
-                    self.remove(n, Departure::Closed, false);
+                    self.remove(n, Departure::Died, false);
                     return;
                 }
                 // A truncated message is no message; what came with it is closed.
                 Err(error) if !error.is_disconnected() && error.errno().is_none() => {}
                 Err(_) => {
-                    self.remove(n, Departure::Closed, false);
+                    self.remove(n, Departure::Died, false);
                     return;
                 }
             }
@@ -402,7 +403,11 @@ impl Role {
         let Some(client) = self.clients.get_mut(&n) else {
             return;
         };
-        if !client.flush() || client.is_flooded() {
+        if !client.flush() {
+            self.remove(n, Departure::Died, false);
+            return;
+        }
+        if client.is_flooded() {
             self.remove(n, Departure::Closed, false);
             return;
         }
