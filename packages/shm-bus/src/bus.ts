@@ -432,13 +432,15 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
         native,
         deliver: (): boolean => {
           try {
-            while (poll(rows) > 0 || this.#emitRecords(native.takeRecords())) {
+            while ((poll(rows) & 0xffff) > 0 || this.#emitRecords(native.takeRecords())) {
               this.#emitRecords(native.takeRecords());
             }
           } catch (error) {
             this.#host.scheduler.remove(consumer);
             const failure = fromNative(error);
-            if (failure instanceof ShmBusError && failure.code === "ERR_SHM_BUS_CLOSED") void this.close();
+            const code = failure instanceof ShmBusError ? failure.code : undefined;
+            if (code === "ERR_SHM_BUS_CLOSED") void this.close();
+            else if (code === "ERR_SHM_BUS_EVICTED") this.#observeAgain(native, (failure as ShmBusError).stamp);
             else throw failure;
           }
           return false;
@@ -451,6 +453,15 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
       if (this.#closing === undefined) this.emit("error", error);
     });
     return this.#events;
+  }
+
+  /** An eviction is the whole attachment's. What happened meanwhile is lost, later changes are told again. */
+  #observeAgain(evicted: NativeSubscription, stamp = evicted.position): void {
+    this.#events = undefined;
+    evicted.close(0).catch(() => {});
+    // The program's own subscriptions tell it themselves.
+    if (this.#subscriptions.size === 0) this.emit("evicted", { stamp, address: this.address });
+    void this.#observe();
   }
 
   #emitRecords(records: NativeRecord[]): boolean {
