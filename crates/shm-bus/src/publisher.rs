@@ -263,8 +263,15 @@ impl Publisher {
             if !replica.is_current(&shared.sequencer) {
                 match replica.catch_up(shared, stamp) {
                     Ok(()) => checked.clear(),
-                    // Groups stay once they are made: what was checked holds, whatever the master has left half done.
-                    Err(BusError::NoMaster { .. }) => checked.retain(|destination| destination.is_group()),
+                    // Groups stay once they are made, whatever the master has left half done. Members do not.
+                    Err(error @ BusError::NoMaster { .. }) => {
+                        checked.clear();
+                        let mut destinations = frames.iter().flat_map(|f| f.2.destinations);
+                        if !destinations.all(|d| d.is_group() && reachable(replica, *d).is_ok()) {
+                            return Err(error);
+                        }
+                        return Ok(());
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -377,9 +384,7 @@ impl Publisher {
     /// Announces (or takes back) that this publisher waits for space: from then on whoever frees some wakes it, by the
     /// space futex and by its eventfd. Look at [`Publisher::is_writable`] once more after announcing.
     pub fn want_space(&self, waiting: bool) {
-        self.shared
-            .sequencer
-            .wait_for_space(self.shared.owner().id, waiting);
+        self.shared.want_space(waiting);
     }
 
     /// Blocks until the last refused message would find room; `false` at the timeout.

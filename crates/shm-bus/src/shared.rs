@@ -353,6 +353,11 @@ impl Shared {
             SleepKind::Futex => sleeping.blocked.push(*buckets),
             SleepKind::EventFd => sleeping.armed = Some(*buckets),
         }
+        // The id may be another's by now, and then so are its bits. One that is closed was woken before it slept.
+        if self.own_word().is_none() {
+            let _ = self.own.eventfd.signal();
+            return (self.sequencer.hint() as u32).wrapping_sub(1);
+        }
         self.own.region.count(payload::SLEEP_EPOCH, 1);
         self.sequencer.sleepers().enter(self.owner().id, buckets, kind);
         self.sequencer.hint() as u32
@@ -392,9 +397,19 @@ impl Shared {
         !lock(&self.sleeping).blocked.is_empty()
     }
 
+    /// Announces (or takes back) that this attachment waits for space.
+    pub fn want_space(&self, waiting: bool) {
+        let _sleeping = lock(&self.sleeping);
+        if self.own_word().is_some() {
+            self.sequencer.wait_for_space(self.owner().id, waiting);
+        }
+    }
+
     /// Says in the member word that this attachment is gone: no frame of it follows. Word first, record second; the
     /// record is the role-holder's.
     pub fn depart(&self) {
+        // Held, so that no thread of this attachment touches the bits of an id that may be another's behind this.
+        let _sleeping = lock(&self.sleeping);
         let owner = self.owner();
         while let Some(word) = self.own_word() {
             let gone = word
@@ -414,11 +429,13 @@ impl Shared {
     }
 
     /// Stores a subscription's position and with it the cursor. Publishers that wait for space are woken. Nothing
-    /// happens for a subscription from before an eviction.
+    /// happens for a subscription that is closed, or from before an eviction.
     pub fn advance(&self, subscription: u32, evictions: u8, position: u64) {
         let mut positions = lock(&self.positions);
-        if positions.evictions == evictions {
-            positions.by_subscription.insert(subscription, position);
+        if positions.evictions == evictions
+            && let Some(held) = positions.by_subscription.get_mut(&subscription)
+        {
+            *held = position;
             self.store_cursor(&positions);
         }
     }

@@ -371,6 +371,16 @@ impl Subscription {
                 }
                 Step::Frame(frame) => {
                     let Some((destination_index, prefix)) = self.wanted(&frame) else {
+                        // The destinations of a transaction were read from its sender's memory just now.
+                        if frame.header.kind == Kind::Transaction && !self.is_intact(&frame) {
+                            if count > 0 {
+                                self.reader.resume(frame.place.stamp);
+                                break;
+                            }
+                            return Err(BusError::Evicted {
+                                stamp: frame.place.stamp.0,
+                            });
+                        }
                         continue;
                     };
                     let Some(attached) = self
@@ -414,6 +424,12 @@ impl Subscription {
         if std::mem::replace(&mut self.stored, position) != position {
             self.shared.advance(self.number, self.evictions, position);
         }
+    }
+
+    fn is_intact(&self, frame: &Frame) -> bool {
+        let attached = self.roster.by_id.get(frame.sender.index());
+        let memory = attached.and_then(|a| a.as_ref()?.memory.as_ref());
+        memory.is_some_and(|m| intact(m.view(), frame.lane, frame.header.serial))
     }
 
     /// Which of this subscription's addresses a frame is for, and how many bytes of its payload are destinations.
