@@ -2,18 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use napi::bindgen_prelude::{AsyncTask, ClassInstance, Function, Unknown};
-use napi::{Env, Result};
+use napi::{Env, Error, Result};
 use napi_derive::napi;
-use shm_bus::{
-    Address, AttachOptions, BucketSet, Bus, BusError, BusLoan, Envelope, MasterMode, Publisher,
-    SubscribeOptions,
-};
+use shm_bus::{Address, BucketSet, Bus, BusError, BusLoan, Envelope, Publisher, SubscribeOptions};
 use shm_bus_os::Mapping;
 use shm_bus_ring::layout::PAGE;
 
@@ -21,21 +16,10 @@ use crate::error::{named, to_js};
 use crate::external;
 use crate::hot;
 use crate::loop_waker::LoopWaker;
+use crate::options::{NativeAttachOptions, milliseconds, options_of, whole};
 use crate::subscription::NativeSubscription;
 use crate::tasks::{AttachTask, CloseTask, GroupTask, SubscribeTask};
 use crate::views::ViewTable;
-
-/// Options of `attach`; what is missing has its default.
-#[napi(object)]
-pub struct NativeAttachOptions {
-    pub master: Option<String>,
-    pub ring_bytes: Option<f64>,
-    pub headers: Option<f64>,
-    pub slots: Option<f64>,
-    pub runtime_directory: Option<String>,
-    pub timeout_ms: Option<f64>,
-    pub protocol: Option<u32>,
-}
 
 /// One attachment in the directory.
 #[napi(object)]
@@ -51,64 +35,6 @@ pub struct NativePeer {
     pub lag: f64,
     pub published: f64,
     pub delivered: f64,
-}
-
-fn whole(option: &'static str, value: f64) -> Result<u64> {
-    if value.fract() == 0.0 && (0.0..=9_007_199_254_740_991.0).contains(&value) {
-        Ok(value as u64)
-    } else {
-        Err(to_js(&BusError::InvalidOption {
-            option,
-            why: format!("must be a whole number, not {value}"),
-        }))
-    }
-}
-
-fn milliseconds(option: &'static str, value: f64) -> Result<Duration> {
-    if value.is_finite() && (0.0..=1e12).contains(&value) {
-        Ok(Duration::from_secs_f64(value / 1000.0))
-    } else {
-        let why = format!("must be a number of milliseconds, not {value}");
-        Err(to_js(&BusError::InvalidOption { option, why }))
-    }
-}
-
-fn options_of(js: NativeAttachOptions) -> Result<AttachOptions> {
-    let mut options = AttachOptions::default();
-    if let Some(master) = js.master {
-        options.master = match master.as_str() {
-            "auto" => MasterMode::Auto,
-            "never" => MasterMode::Never,
-            "only" => MasterMode::Only,
-            _ => {
-                let why = format!("must be 'auto', 'never' or 'only', not {master:?}");
-                return Err(to_js(&BusError::InvalidOption {
-                    option: "master",
-                    why,
-                }));
-            }
-        };
-    }
-    if let Some(bytes) = js.ring_bytes {
-        options.ring_bytes = whole("ringBytes", bytes)?;
-    }
-    if let Some(headers) = js.headers {
-        options.headers = whole("headers", headers)?;
-    }
-    if let Some(slots) = js.slots {
-        let slots = whole("slots", slots)?;
-        if !slots.is_power_of_two() {
-            let why = format!("must be a power of two, not {slots}");
-            return Err(to_js(&BusError::InvalidOption { option: "slots", why }));
-        }
-        options.log2_slots = slots.trailing_zeros();
-    }
-    options.runtime_directory = js.runtime_directory.map(PathBuf::from);
-    if let Some(timeout) = js.timeout_ms {
-        options.timeout = milliseconds("timeout", timeout)?;
-    }
-    options.protocol = js.protocol.unwrap_or(0);
-    Ok(options)
 }
 
 /// Attaches on libuv's pool.
@@ -145,106 +71,146 @@ struct Output {
     next_loan: u32,
 }
 
+/// What an open attachment holds; all of it is let go by `close`, without waiting for the garbage collector.
+struct Live {
+    bus: Arc<Bus>,
+    output: Output,
+}
+
 /// All methods take `&self`: napi-rs counts a method whose task is still running as a borrow.
 #[napi]
 pub struct NativeBus {
-    bus: Arc<Bus>,
-    output: Rc<RefCell<Output>>,
+    live: Rc<RefCell<Option<Live>>>,
+    address: String,
+    bus_id: String,
+    max_message_bytes: f64,
     views: Arc<ViewTable>,
     waker: RefCell<Option<LoopWaker>>,
     armed: Cell<Option<BucketSet>>,
+}
+
+fn closed() -> Error {
+    to_js(&BusError::Closed)
 }
 
 impl NativeBus {
     pub fn new(bus: Bus) -> Result<Self> {
         let publisher = bus.publisher().map_err(|e| to_js(&e))?;
         Ok(NativeBus {
-            bus: Arc::new(bus),
-            output: Rc::new(RefCell::new(Output {
-                publisher,
-                destinations: Vec::new(),
-                loans: HashMap::new(),
-                next_loan: 0,
-            })),
+            address: bus.address().to_string(),
+            bus_id: format!("{:032x}", bus.bus_id()),
+            max_message_bytes: publisher.max_frame() as f64,
+            live: Rc::new(RefCell::new(Some(Live {
+                bus: Arc::new(bus),
+                output: Output {
+                    publisher,
+                    destinations: Vec::new(),
+                    loans: HashMap::new(),
+                    next_loan: 0,
+                },
+            }))),
             views: Arc::new(ViewTable::default()),
             waker: RefCell::new(None),
             armed: Cell::new(None),
         })
     }
+
+    fn bus(&self) -> Result<Arc<Bus>> {
+        self.live
+            .borrow()
+            .as_ref()
+            .map(|live| live.bus.clone())
+            .ok_or_else(closed)
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut Output) -> Result<R>) -> Result<R> {
+        self.live
+            .borrow_mut()
+            .as_mut()
+            .map_or_else(|| Err(closed()), |live| act(&mut live.output))
+    }
 }
 
 impl Drop for NativeBus {
     fn drop(&mut self) {
-        self.bus.close();
+        if let Ok(bus) = self.bus() {
+            bus.close();
+        }
     }
 }
 
 #[napi]
 impl NativeBus {
     #[napi(getter)]
-    pub fn address(&self) -> String {
-        self.bus.address().to_string()
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     #[napi(getter)]
-    pub fn bus_id(&self) -> String {
-        format!("{:032x}", self.bus.bus_id())
+    pub fn bus_id(&self) -> &str {
+        &self.bus_id
     }
 
     #[napi(getter)]
     pub fn is_master(&self) -> bool {
-        self.bus.is_master()
+        self.bus().is_ok_and(|bus| bus.is_master())
     }
 
     #[napi(getter)]
     pub fn is_closed(&self) -> bool {
-        self.bus.is_closed()
+        self.bus().map_or(true, |bus| bus.is_closed())
     }
 
     /// The largest payload of a message to one address.
     #[napi(getter)]
     pub fn max_message_bytes(&self) -> f64 {
-        self.output.borrow().publisher.max_frame() as f64
+        self.max_message_bytes
     }
 
     /// A number for a list of destinations (addresses, or names of groups), for `publish` and `loan`.
     #[napi]
     pub fn destination(&self, names: Vec<String>) -> Result<u32> {
-        let mut output = self.output.borrow_mut();
-        let mut addresses = Vec::with_capacity(names.len());
-        for name in &names {
-            let address = match parse_address(name) {
-                Some(address) => address,
-                None => output.publisher.resolve(name).map_err(|e| to_js(&e))?,
-            };
-            addresses.push(address);
-        }
-        if let Some(known) = output.destinations.iter().position(|d| *d == addresses) {
-            return Ok(known as u32);
-        }
-        output.destinations.push(addresses);
-        Ok(output.destinations.len() as u32 - 1)
+        self.with(|output| {
+            let mut addresses = Vec::with_capacity(names.len());
+            for name in &names {
+                addresses.push(match parse_address(name) {
+                    Some(address) => address,
+                    None => output.publisher.resolve(name).map_err(|e| to_js(&e))?,
+                });
+            }
+            if let Some(known) = output.destinations.iter().position(|d| *d == addresses) {
+                return Ok(known as u32);
+            }
+            output.destinations.push(addresses);
+            Ok(output.destinations.len() as u32 - 1)
+        })
     }
 
     /// The function `(destination, bytes, topicLow, topicHigh) => stamp` that publishes: -1 if there is no room now, 0
     /// in a batch.
     #[napi]
     pub fn publish_function(&self, env: Env) -> Result<Unknown<'static>> {
-        let output = self.output.clone();
+        let live = self.live.clone();
         hot::function(&env, move |arguments| {
-            let Output {
-                publisher,
-                destinations,
+            let mut live = live.borrow_mut();
+            let Some(Live {
+                output:
+                    Output {
+                        publisher,
+                        destinations,
+                        ..
+                    },
                 ..
-            } = &mut *output.borrow_mut();
+            }) = live.as_mut()
+            else {
+                return Err(closed());
+            };
             let addresses = destinations.get(arguments.u32(0) as usize).map_or(&[][..], |d| d);
             let topic = u64::from(arguments.u32(2)) | u64::from(arguments.u32(3)) << 32;
             let published =
                 arguments.with_bytes(1, |bytes| publisher.publish(addresses, bytes, Envelope { topic }));
             match published {
-                Some(Ok(stamp)) => Ok(stamp.0 as f64),
-                Some(Err(BusError::WouldBlock { .. })) => Ok(-1.0),
-                Some(Err(error)) => Err(to_js(&error)),
+                Some(published) => stamp_or_full(published.map(|stamp| stamp.0)),
                 None => Err(named(
                     "ERR_SHM_BUS_INVALID_DATA",
                     "data must be a Uint8Array or a Buffer",
@@ -257,24 +223,27 @@ impl NativeBus {
     #[napi]
     pub fn loan(&self, destination: u32, bytes: f64) -> Result<Option<Vec<f64>>> {
         let length = whole("bytes", bytes)?;
-        let Output {
-            publisher,
-            destinations,
-            loans,
-            next_loan,
-        } = &mut *self.output.borrow_mut();
-        let addresses = destinations.get(destination as usize).map_or(&[][..], |d| d);
-        match publisher.loan(addresses, length) {
-            Ok(loan) => {
-                let number = *next_loan;
-                *next_loan = next_loan.wrapping_add(1);
-                let offset = loan.offset() as f64;
-                loans.insert(number, loan);
-                Ok(Some(vec![f64::from(number), offset]))
-            }
-            Err(BusError::WouldBlock { .. }) => Ok(None),
-            Err(error) => Err(to_js(&error)),
-        }
+        self.with(
+            |Output {
+                 publisher,
+                 destinations,
+                 loans,
+                 next_loan,
+             }| {
+                let addresses = destinations.get(destination as usize).map_or(&[][..], |d| d);
+                match publisher.loan(addresses, length) {
+                    Ok(loan) => {
+                        let number = *next_loan;
+                        *next_loan = next_loan.wrapping_add(1);
+                        let offset = loan.offset() as f64;
+                        loans.insert(number, loan);
+                        Ok(Some(vec![f64::from(number), offset]))
+                    }
+                    Err(BusError::WouldBlock { .. }) => Ok(None),
+                    Err(error) => Err(to_js(&error)),
+                }
+            },
+        )
     }
 
     /// Publishes the first `bytes` of a loan: as `publish`.
@@ -284,67 +253,66 @@ impl NativeBus {
             topic: u64::from(topic_low) | u64::from(topic_high) << 32,
         };
         let length = whole("bytes", bytes)?;
-        let mut output = self.output.borrow_mut();
-        let loan = output.loans.remove(&number).ok_or_else(|| {
-            named(
-                "ERR_SHM_BUS_LOAN_ENDED",
-                "the loan was published or given up already; take a new one",
+        self.with(|output| {
+            let loan = output.loans.remove(&number).ok_or_else(|| {
+                named(
+                    "ERR_SHM_BUS_LOAN_ENDED",
+                    "the loan was published or given up already; take a new one",
+                )
+            })?;
+            stamp_or_full(
+                output
+                    .publisher
+                    .publish_loan(loan, length, envelope)
+                    .map(|stamp| stamp.0),
             )
-        })?;
-        match output.publisher.publish_loan(loan, length, envelope) {
-            Ok(stamp) => Ok(stamp.0 as f64),
-            Err(BusError::WouldBlock { .. }) => Ok(-1.0),
-            Err(error) => Err(to_js(&error)),
-        }
+        })
     }
 
     /// Gives a loan up; nothing if it has ended already.
     #[napi]
     pub fn abandon_loan(&self, number: u32) {
-        let mut output = self.output.borrow_mut();
-        if let Some(loan) = output.loans.remove(&number) {
-            output.publisher.abandon(loan);
-        }
+        // With the attachment its loans are gone.
+        let _ = self.with(|output| {
+            if let Some(loan) = output.loans.remove(&number) {
+                output.publisher.abandon(loan);
+            }
+            Ok(())
+        });
     }
 
     #[napi]
     pub fn begin_batch(&self) -> Result<()> {
-        self.output
-            .borrow_mut()
-            .publisher
-            .begin_batch()
-            .map_err(|e| to_js(&e))
+        self.with(|output| output.publisher.begin_batch().map_err(|e| to_js(&e)))
     }
 
     /// Publishes the batch: its stamp, -1 if there is no room now, 0 if it is empty.
     #[napi]
     pub fn end_batch(&self) -> Result<f64> {
-        match self.output.borrow_mut().publisher.end_batch() {
-            Ok(stamp) => Ok(stamp.map_or(0.0, |s| s.0 as f64)),
-            Err(BusError::WouldBlock { .. }) => Ok(-1.0),
-            Err(error) => Err(to_js(&error)),
-        }
+        self.with(|output| stamp_or_full(output.publisher.end_batch().map(|stamp| stamp.map_or(0, |s| s.0))))
     }
 
     #[napi]
-    pub fn abandon_batch(&self) {
-        self.output.borrow_mut().publisher.abandon_batch();
+    pub fn abandon_batch(&self) -> Result<()> {
+        self.with(|output| {
+            output.publisher.abandon_batch();
+            Ok(())
+        })
     }
 
     /// Whether the message that found no room would find it now.
     #[napi]
     pub fn is_writable(&self) -> Result<bool> {
-        self.output
-            .borrow_mut()
-            .publisher
-            .is_writable()
-            .map_err(|e| to_js(&e))
+        self.with(|output| output.publisher.is_writable().map_err(|e| to_js(&e)))
     }
 
     /// Announces that this publisher waits for space, or that it no longer does.
     #[napi]
-    pub fn want_space(&self, waiting: bool) {
-        self.output.borrow().publisher.want_space(waiting);
+    pub fn want_space(&self, waiting: bool) -> Result<()> {
+        self.with(|output| {
+            output.publisher.want_space(waiting);
+            Ok(())
+        })
     }
 
     /// Makes a group unless there is one of that name; its address.
@@ -352,7 +320,7 @@ impl NativeBus {
     pub fn create_group(&self, name: String, timeout_ms: f64) -> Result<AsyncTask<GroupTask>> {
         let timeout = milliseconds("timeout", timeout_ms)?;
         Ok(AsyncTask::new(GroupTask {
-            bus: self.bus.clone(),
+            bus: self.bus()?,
             name,
             timeout,
         }))
@@ -373,7 +341,7 @@ impl NativeBus {
             timeout: milliseconds("timeout", timeout_ms)?,
             records,
         };
-        let (bus, views) = (self.bus.clone(), self.views.clone());
+        let (bus, views) = (self.bus()?, self.views.clone());
         Ok(AsyncTask::new(SubscribeTask {
             bus,
             views,
@@ -398,7 +366,7 @@ impl NativeBus {
     /// The ArrayBuffer over the own memory: page, headers, ring, and the ring once more.
     #[napi]
     pub fn own_buffer(&self, env: Env) -> Result<Unknown<'static>> {
-        let mapping = self.bus.own_mapping().clone();
+        let mapping = self.bus()?.own_mapping().clone();
         // SAFETY: mapped writable while the Arc lives. JavaScript writes where it was given a loan.
         unsafe { external::array_buffer(&env, mapping.base(), mapping.len(), mapping.clone()) }
     }
@@ -406,7 +374,7 @@ impl NativeBus {
     /// The ArrayBuffer over the first page of the sequencer memory, read-only: the words to sleep on.
     #[napi]
     pub fn order_buffer(&self, env: Env) -> Result<Unknown<'static>> {
-        let mapping = self.bus.order_page().map_err(|e| to_js(&e))?;
+        let mapping = self.bus()?.order_page().map_err(|e| to_js(&e))?;
         // SAFETY: mapped readable while the Arc lives.
         unsafe { external::array_buffer::<Mapping>(&env, mapping.base(), PAGE as usize, mapping.clone()) }
     }
@@ -423,12 +391,8 @@ impl NativeBus {
         let mut waker = self.waker.borrow_mut();
         if waker.is_none() {
             let callback = wake.create_ref()?;
-            *waker = Some(LoopWaker::start(
-                &env,
-                self.bus.eventfd(),
-                self.bus.clone(),
-                callback,
-            )?);
+            let bus = self.bus()?;
+            *waker = Some(LoopWaker::start(&env, bus, callback)?);
         }
         Ok(())
     }
@@ -450,8 +414,9 @@ impl NativeBus {
                 None => return false,
             }
         }
+        let Ok(bus) = self.bus() else { return false };
         self.disarm();
-        self.bus.arm(&buckets);
+        bus.arm(&buckets);
         self.armed.set(Some(buckets));
         if subscriptions.iter().any(|s| s.is_ready()) {
             self.disarm();
@@ -463,40 +428,43 @@ impl NativeBus {
     /// Wakes up.
     #[napi]
     pub fn disarm(&self) {
-        if let Some(buckets) = self.armed.take() {
-            self.bus.disarm(&buckets);
+        if let (Some(buckets), Ok(bus)) = (self.armed.take(), self.bus()) {
+            bus.disarm(&buckets);
         }
     }
 
     /// Empties the eventfd, so that the loop does not see an old signal.
     #[napi]
     pub fn drain_wakes(&self) {
-        self.bus.drain_wakes();
+        if let Ok(bus) = self.bus() {
+            bus.drain_wakes();
+        }
     }
 
     /// Announces a blocking sleep for what a subscription wants; gives the value of the hint to sleep on.
     #[napi]
     pub fn fall_asleep(&self, subscription: &NativeSubscription) -> Result<i32> {
-        let buckets = subscription.buckets().ok_or_else(|| to_js(&BusError::Closed))?;
-        Ok(self.bus.fall_asleep(&buckets) as i32)
+        let buckets = subscription.buckets().ok_or_else(closed)?;
+        Ok(self.bus()?.fall_asleep(&buckets) as i32)
     }
 
     /// Takes the announcement back.
     #[napi]
     pub fn wake_up(&self, subscription: &NativeSubscription) {
-        if let Some(buckets) = subscription.buckets() {
-            self.bus.wake_up(&buckets);
+        if let (Some(buckets), Ok(bus)) = (subscription.buckets(), self.bus()) {
+            bus.wake_up(&buckets);
         }
     }
 
     /// Who is on the bus.
     #[napi]
     pub fn peers(&self) -> Result<Vec<NativePeer>> {
-        let directory = self.bus.directory().map_err(|e| to_js(&e))?;
+        let bus = self.bus()?;
+        let directory = bus.directory().map_err(|e| to_js(&e))?;
         Ok(directory
             .members()
             .map(|(member, entry)| {
-                let statistics = self.bus.statistics(Some(member)).unwrap_or_default();
+                let statistics = bus.statistics(Some(member)).unwrap_or_default();
                 NativePeer {
                     id: u32::from(member.id),
                     generation: member.generation,
@@ -520,18 +488,28 @@ impl NativeBus {
     /// Stamps between the own cursor and the tail.
     #[napi(getter)]
     pub fn lag(&self) -> f64 {
-        self.bus.statistics(None).map_or(0.0, |s| s.lag as f64)
+        self.bus()
+            .ok()
+            .and_then(|bus| bus.statistics(None))
+            .map_or(0.0, |s| s.lag as f64)
     }
 
-    /// Detaches. The maps that JavaScript sees read as zeros from here on.
+    /// Detaches, and lets go of every descriptor. The maps that JavaScript sees read as zeros from here on.
     #[napi]
     pub fn close(&self) -> Result<AsyncTask<CloseTask>> {
         self.disarm();
         *self.waker.borrow_mut() = None;
-        self.output.borrow_mut().publisher.abandon_batch();
         self.views.blank()?;
-        Ok(AsyncTask::new(CloseTask {
-            bus: self.bus.clone(),
-        }))
+        let bus = self.live.borrow_mut().take().map(|live| live.bus);
+        Ok(AsyncTask::new(CloseTask { bus }))
+    }
+}
+
+/// A stamp as JavaScript gets it: -1 where there was no room.
+fn stamp_or_full(published: core::result::Result<u64, BusError>) -> Result<f64> {
+    match published {
+        Ok(stamp) => Ok(stamp as f64),
+        Err(BusError::WouldBlock { .. }) => Ok(-1.0),
+        Err(error) => Err(to_js(&error)),
     }
 }

@@ -10,6 +10,7 @@ mod error;
 mod external;
 mod hot;
 mod loop_waker;
+mod options;
 mod records;
 mod subscription;
 mod tasks;

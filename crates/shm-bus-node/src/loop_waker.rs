@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::ptr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -76,13 +76,9 @@ pub struct LoopWaker {
 }
 
 impl LoopWaker {
-    /// Starts polling `fd` and calls `callback` on the loop's thread when it is readable.
-    pub fn start(
-        env: &Env,
-        fd: BorrowedFd<'_>,
-        bus: Arc<Bus>,
-        callback: FunctionRef<(), ()>,
-    ) -> Result<LoopWaker> {
+    /// Starts polling the eventfd of `bus` and calls `callback` on the loop's thread when it is readable.
+    pub fn start(env: &Env, bus: Arc<Bus>, callback: FunctionRef<(), ()>) -> Result<LoopWaker> {
+        let fd = bus.eventfd().as_raw_fd();
         let uv_loop = env.get_uv_event_loop()?;
         // SAFETY: a pure query.
         let bytes = unsafe { uv_handle_size(UV_POLL) };
@@ -99,7 +95,7 @@ impl LoopWaker {
         // SAFETY: just allocated, not shared yet.
         let handle = unsafe { (*state).handle() };
         // SAFETY: the storage has the size libuv asked for and stays until the close callback.
-        let status = unsafe { uv_poll_init(uv_loop.cast(), handle, fd.as_raw_fd()) };
+        let status = unsafe { uv_poll_init(uv_loop.cast(), handle, fd) };
         if status != 0 {
             // SAFETY: libuv has not kept the handle.
             drop(unsafe { Box::from_raw(state) });

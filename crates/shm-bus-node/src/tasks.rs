@@ -30,7 +30,7 @@ impl Task for AttachTask {
 }
 
 pub struct CloseTask {
-    pub bus: Arc<Bus>,
+    pub bus: Option<Arc<Bus>>,
 }
 
 impl Task for CloseTask {
@@ -38,7 +38,9 @@ impl Task for CloseTask {
     type JsValue = ();
 
     fn compute(&mut self) -> Result<()> {
-        self.bus.close();
+        if let Some(bus) = self.bus.take() {
+            bus.close();
+        }
         Ok(())
     }
 

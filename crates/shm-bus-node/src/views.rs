@@ -134,11 +134,15 @@ impl ViewTable {
         unsafe { external::array_buffer(env, mapping.base(), mapping.len(), map.clone()) }.map(Some)
     }
 
-    /// Puts zeros in the place of every map, so that whoever carried one out of its ArrayBuffer reads nothing.
+    /// Puts zeros in the place of every map, so that whoever carried one out of its ArrayBuffer reads nothing, and
+    /// forgets them all.
     pub fn blank(&self) -> Result<()> {
-        for view in self.lock().all() {
+        let mut inner = self.lock();
+        for view in inner.all() {
             view.map.blank().map_err(|e| to_js(&e.into()))?;
         }
+        inner.by_member.clear();
+        inner.retired.clear();
         Ok(())
     }
 }

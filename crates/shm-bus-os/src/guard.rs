@@ -55,8 +55,8 @@ static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 #[derive(Debug)]
 pub struct Guarded {
     mapping: Arc<Mapping>,
-    /// Kept open for the handler.
-    _fd: OwnedFd,
+    /// Kept open for the handler, until the mapping is blank.
+    fd: Mutex<Option<OwnedFd>>,
     slot: usize,
 }
 
@@ -92,7 +92,7 @@ impl Guarded {
         HIGH.fetch_max(slot + 1, Ordering::Release);
         Ok(Guarded {
             mapping,
-            _fd: fd,
+            fd: Mutex::new(Some(fd)),
             slot,
         })
     }
@@ -181,7 +181,9 @@ impl Guarded {
     /// [`OsError::Syscall`] with `ENOMEM`.
     pub fn blank(&self) -> Result<()> {
         TABLE[self.slot].fd.store(ANONYMOUS, Ordering::Release);
-        self.mapping.replace_with_zeros()
+        self.mapping.replace_with_zeros()?;
+        self.fd.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(())
     }
 }
 

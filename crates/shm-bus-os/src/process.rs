@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -43,9 +44,22 @@ pub fn pidfd_open(pid: u32) -> Result<OwnedFd> {
 /// # Errors
 /// [`OsError::Syscall`] as `poll` gives it.
 pub fn is_dead(pidfd: BorrowedFd<'_>) -> Result<bool> {
+    wait_dead(pidfd, Duration::ZERO)
+}
+
+/// Waits for the process of a pidfd to end: `poll(fd, POLLIN, timeout)`. When it has, the kernel has closed its fds and
+/// released its locks. `false` at the timeout; a signal starts the time again.
+///
+/// # Errors
+/// [`OsError::Syscall`] as `poll` gives it.
+pub fn wait_dead(pidfd: BorrowedFd<'_>, timeout: Duration) -> Result<bool> {
+    let timeout = Timespec {
+        tv_sec: timeout.as_secs() as i64,
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
     let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
     loop {
-        match poll(&mut fds, Some(&Timespec::default())) {
+        match poll(&mut fds, Some(&timeout)) {
             Err(Errno::INTR) => {}
             Err(errno) => return Err(OsError::at("poll", || "looking whether a process lives")(errno)),
             Ok(_) => return Ok(fds[0].revents().contains(PollFlags::IN)),

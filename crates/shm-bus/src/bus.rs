@@ -15,7 +15,7 @@ use crate::directory::Directory;
 use crate::error::{BusError, Result};
 use crate::publisher::Publisher;
 use crate::record::MemberId;
-use crate::role::Role;
+use crate::role::{PATIENCE, Role};
 use crate::shared::{Shared, lock};
 use crate::subscription::{SubscribeOptions, Subscription, open_groups};
 
@@ -244,6 +244,7 @@ impl Bus {
         if let Some((thread, place)) = running {
             let _ = self.stop.signal();
             let _ = thread.join();
+            self.shared.wait_for_dying(PATIENCE);
             place.clear_if_last();
         }
     }

@@ -12,6 +12,7 @@ use shm_bus_ring::AttachmentId;
 use crate::attach::is_nobody;
 use crate::directory_memory::{DirectoryReader, DirectoryWriter};
 use crate::error::Result;
+use crate::record::MemberId;
 use crate::replica::Replica;
 use crate::role::{PATIENCE, Role};
 use crate::shared::{Link, Shared};
@@ -107,7 +108,15 @@ impl Control {
             return;
         }
         let _ = self.poller.remove(self.polled.as_fd());
-        let (term, _) = self.shared.sequencer.term();
+        let (term, master) = self.shared.sequencer.term();
+        let generation = self.shared.sequencer.members().word(master).generation();
+        self.shared.mourn(
+            MemberId {
+                id: master.0,
+                generation,
+            },
+            self.polled.peer_pidfd().ok(),
+        );
         self.lost = Some((Instant::now(), term));
         // If nobody has followed yet, the first to swap the term does. One who has gets time to make its socket.
         if term == self.shared.known_term() {

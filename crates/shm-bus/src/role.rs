@@ -794,6 +794,10 @@ impl Role {
     fn remove(&mut self, n: u64, departure: Departure, acknowledged: bool) {
         let Some(client) = self.drop_client(n) else { return };
         if let Some(member) = client.member {
+            if !acknowledged {
+                self.shared
+                    .mourn(member, client.pidfd.as_ref().and_then(|fd| fd.try_clone().ok()));
+            }
             self.retire(member, Some(client), departure, acknowledged);
         }
     }

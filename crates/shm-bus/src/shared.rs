@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use shm_bus_os::{Channel, OsError, Received, Sent, Word, clock};
+use shm_bus_os::{Channel, OsError, Received, Sent, Word, clock, process};
 use shm_bus_ring::layout::payload;
 use shm_bus_ring::{
     Address, AttachState, AttachmentId, Bucket, BucketSet, Lane, LaneKind, MemberWord, Ordering as Memory,
@@ -67,6 +67,8 @@ pub(crate) struct Shared {
     pub control_lane: Mutex<Lane>,
     /// The term of the master that the channel leads to.
     known_term: AtomicU64,
+    /// Processes whose channel closed while their member word said that they were there: they are dying.
+    dying: Mutex<Vec<OwnedFd>>,
 }
 
 /// Who of this attachment sleeps, and for what.
@@ -131,6 +133,7 @@ impl Shared {
                 LaneKind::Control,
             )),
             known_term: AtomicU64::new(parts.term),
+            dying: Mutex::default(),
             own: parts.own,
         };
         // One sees oneself as the others do.
@@ -234,6 +237,24 @@ impl Shared {
             let word = self.sequencer.members().word(AttachmentId(member.id));
             word.generation() == member.generation && word.attach() != AttachState::Free
         });
+    }
+
+    /// Remembers the process of a member that went without a word.
+    pub fn mourn(&self, member: MemberId, pidfd: Option<OwnedFd>) {
+        let word = self.sequencer.members().word(AttachmentId(member.id));
+        if word.generation() == member.generation && word.attach() == AttachState::Live {
+            let mut dying = lock(&self.dying);
+            dying.retain(|pidfd| !process::is_dead(pidfd.as_fd()).unwrap_or(true));
+            dying.extend(pidfd);
+        }
+    }
+
+    /// Waits until those are gone that went without a word: only then does the kernel let go of their locks.
+    pub fn wait_for_dying(&self, patience: Duration) {
+        let start = Instant::now();
+        for pidfd in lock(&self.dying).drain(..) {
+            let _ = process::wait_dead(pidfd.as_fd(), patience.saturating_sub(start.elapsed()));
+        }
     }
 
     /// The term of the master that the channel leads to.
