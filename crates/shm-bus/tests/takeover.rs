@@ -379,7 +379,7 @@ fn what_a_leaving_master_was_told_it_published_is_read() {
     }
 }
 
-/// In a process of its own, so that nobody else's descriptors and maps are counted.
+/// More attachments than there are ids, in a process of its own, so that nobody else's descriptors and maps are counted.
 fn many(options: &AttachOptions, first: Bus) {
     let count = |what: &str| match what {
         "maps" => std::fs::read_to_string("/proc/self/maps")
@@ -391,13 +391,13 @@ fn many(options: &AttachOptions, first: Bus) {
     let attach = || Bus::attach("test", options).unwrap();
     let mut masters = vec![first, attach()];
     let mut before = None;
-    for n in 0..3000 {
+    for n in 0..1200 {
         attach().close();
-        if n % 500 == 250 {
+        if n % 200 == 150 {
             masters.remove(0).close();
             masters.push(attach());
         }
-        if n == 400 {
+        if n == 300 {
             before = Some((count("fd"), count("maps")));
         }
     }
