@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     /// Set once: no more publishing, reading or asking.
     closed: AtomicBool,
     said_goodbye: AtomicBool,
+    /// Set once somebody could not be woken because its memory was not here yet.
+    missed_wakes: AtomicBool,
     positions: Mutex<Positions>,
     /// Monotonic milliseconds of the last request for a missing memory.
     asked_at: AtomicU64,
@@ -121,6 +123,7 @@ impl Shared {
             next_request: AtomicU64::new(1),
             closed: AtomicBool::new(false),
             said_goodbye: AtomicBool::new(false),
+            missed_wakes: AtomicBool::new(false),
             positions: Mutex::default(),
             asked_at: AtomicU64::new(0),
             next_subscription: AtomicU64::new(1),
@@ -205,6 +208,12 @@ impl Shared {
                     // A memory that fails its checks is its owner's loss: its frames are refused as an unknown sender's.
                     if let Ok(memory) = PeerMemory::open(member, fd, eventfd) {
                         self.peers.insert(memory);
+                        fence(Memory::SeqCst);
+                        if self.missed_wakes.load(Ordering::Relaxed)
+                            && let Some(peer) = self.peers.get(member)
+                        {
+                            let _ = peer.eventfd().signal();
+                        }
                     }
                 }
             }
@@ -337,7 +346,15 @@ impl Shared {
                 bits &= bits - 1;
                 let id = AttachmentId((word * 64) as u16 + bit as u16);
                 let generation = self.sequencer.members().word(id).generation();
-                let Some(peer) = self.peers.get(MemberId { id: id.0, generation }) else {
+                let member = MemberId { id: id.0, generation };
+                let peer = self.peers.get(member).or_else(|| {
+                    // A newcomer publishes before it has everyone's eventfd: who cannot be woken now is woken when
+                    // its memory comes.
+                    self.missed_wakes.store(true, Ordering::Relaxed);
+                    fence(Memory::SeqCst);
+                    self.memory_of(member)
+                });
+                let Some(peer) = peer else {
                     blocked = true;
                     continue;
                 };
