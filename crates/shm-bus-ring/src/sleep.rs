@@ -75,6 +75,7 @@ impl<'a> Sleepers<'a> {
             SleepKind::EventFd => self.region.fetch_or(pollers, bit, Ordering::SeqCst),
             SleepKind::Futex => self.region.fetch_and(pollers, !bit, Ordering::SeqCst),
         };
+        // SYNC kind: how it sleeps before that it does.
         Self::for_each_row(set, |row| {
             self.region
                 .fetch_or(Self::offset(row, word), bit, Ordering::SeqCst);

@@ -165,10 +165,7 @@ impl Bus {
         let count = |offset| page.load(offset, Ordering::Relaxed);
         let word = self.shared.sequencer.members().word(AttachmentId(member.id));
         let lag = if word.counts() {
-            self.shared
-                .sequencer
-                .hint()
-                .saturating_sub(count(payload::CURSOR))
+            self.shared.tail().saturating_sub(count(payload::CURSOR))
         } else {
             0
         };

@@ -331,6 +331,13 @@ impl Shared {
         })
     }
 
+    /// The stamp that comes next, as far as can be told: the hint may lag behind it while nobody sleeps.
+    pub fn tail(&self) -> u64 {
+        self.sequencer
+            .find()
+            .map_or_else(|_| self.sequencer.hint(), |found| found.stamp)
+    }
+
     /// Wakes whoever sleeps and is concerned. The hint goes first, past the stamp.
     pub fn wake(&self, bucket: Bucket, tail: u64, waker: &mut Waker) {
         self.sequencer.raise_hint(tail);
@@ -338,9 +345,13 @@ impl Shared {
         let futex_bits = bucket.futex_bits();
         let mut blocked = false;
         for word in 0..self.sequencer.members().high().div_ceil(64) {
-            let pollers = sleepers.pollers(word);
             let mut bits = sleepers.concerned(bucket, word);
+            if bits == 0 {
+                continue;
+            }
+            // SYNC kind: a sleeper says how it sleeps before it says that it does, so the kind is looked at after.
             fence(Memory::Acquire);
+            let pollers = sleepers.pollers(word);
             while bits != 0 {
                 let bit = bits.trailing_zeros();
                 bits &= bits - 1;

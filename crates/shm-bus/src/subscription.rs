@@ -287,10 +287,7 @@ impl Subscription {
 
     /// How many stamps it has yet to look at.
     pub fn lag(&self) -> u64 {
-        self.shared
-            .sequencer
-            .hint()
-            .saturating_sub(self.reader.position())
+        self.shared.tail().saturating_sub(self.reader.position())
     }
 
     /// Ends the lease on what the last poll gave.
@@ -524,6 +521,11 @@ impl Subscription {
     /// A sender is attached and its memory is not here: it must arrive, or this reader gives its place up, for it
     /// never skips a message in silence.
     fn wait_for_memory(&mut self, stamp: Stamp) -> Result<()> {
+        // Between two masters nobody can hand it over: the successor does when this attachment has found it.
+        if self.shared.known_term() != self.shared.sequencer.term().0 {
+            self.missing_since = None;
+            return Ok(());
+        }
         let now = self.shared.now_ms();
         let since = *self.missing_since.get_or_insert(now);
         if now.saturating_sub(since) < MISSING.as_millis() as u64 {
