@@ -541,7 +541,7 @@ impl Shared {
                 let id = (word * 64) as u16 + bits.trailing_zeros() as u16;
                 bits &= bits - 1;
                 let generation = self.sequencer.members().word(AttachmentId(id)).generation();
-                if let Some(peer) = self.peers.get(MemberId { id, generation }) {
+                if let Some(peer) = self.memory_of(MemberId { id, generation }) {
                     let _ = peer.eventfd().signal();
                 }
             }
