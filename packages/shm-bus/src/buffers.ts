@@ -22,7 +22,8 @@ export class Buffers {
 
   #open(number: number): ArrayBuffer {
     const buffer = this.#native.viewBuffer(number) as ArrayBuffer | null;
-    if (buffer === null) throw new ShmBusError("ERR_SHM_BUS_INTERNAL", `memory ${number} was forgotten too early`);
+    if (buffer === null)
+      throw new ShmBusError("ERR_SHM_BUS_INTERNAL", `memory ${number} was forgotten too early`);
     this.#buffers[number] = buffer;
     return buffer;
   }

@@ -2,7 +2,13 @@ import { channel } from "node:diagnostics_channel";
 import { EventEmitter } from "node:events";
 import { inspect } from "node:util";
 
-import { attach, isDetached, type NativeBus, type NativeRecord, type NativeSubscription } from "@shm-bus/native";
+import {
+  attach,
+  isDetached,
+  type NativeBus,
+  type NativeRecord,
+  type NativeSubscription,
+} from "@shm-bus/native";
 import { readCounters } from "sharedarraybuffer-ring";
 
 import { abortable } from "./abort.ts";
@@ -76,14 +82,26 @@ export interface BusEvents {
   error: [unknown];
 }
 
-const membershipEvents: ReadonlySet<string> = new Set(["attached", "departed", "joined", "left", "evicted", "master"]);
+const membershipEvents: ReadonlySet<string> = new Set([
+  "attached",
+  "departed",
+  "joined",
+  "left",
+  "evicted",
+  "master",
+]);
 const publishChannel = channel("shm-bus:publish");
 const deliverChannel = channel("shm-bus:deliver");
 const everyoneAddress = "0:*";
 /** A reader's deadlines run out without anybody waking the publisher: it looks this often. Milliseconds. */
 const writablePeriod = 10;
 
-type PublishFunction = (destination: number, bytes: Uint8Array, topicLow: number, topicHigh: number) => number;
+type PublishFunction = (
+  destination: number,
+  bytes: Uint8Array,
+  topicLow: number,
+  topicHigh: number,
+) => number;
 
 /** Where a message goes: an address (`0:5`), the name of a group (`cpu`), or several of them as one event. */
 export type To = string | readonly string[];
@@ -140,7 +158,8 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
       // The control records say so too, to everyone; this attachment learns it from its own subscription.
       evicted: (stamp) => void this.emit("evicted", { stamp, address: this.address }),
       delivered: (count) => {
-        if (deliverChannel.hasSubscribers) deliverChannel.publish({ bus: this.name, address: this.address, count });
+        if (deliverChannel.hasSubscribers)
+          deliverChannel.publish({ bus: this.name, address: this.address, count });
       },
       closed: (subscription) => void this.#subscriptions.delete(subscription as Subscription<unknown>),
     };
@@ -158,12 +177,19 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
    */
   static async attach<T = Uint8Array>(name: string, options: AttachOptions<T> = {}): Promise<Bus<T>> {
     if (typeof name !== "string") {
-      throw new ShmBusError("ERR_SHM_BUS_INVALID_NAME", `the name of a bus must be a string, not ${typeof name}`);
+      throw new ShmBusError(
+        "ERR_SHM_BUS_INVALID_NAME",
+        `the name of a bus must be a string, not ${typeof name}`,
+      );
     }
     options.signal?.throwIfAborted();
     const attaching = translated(() => attach(name, nativeAttachOptions(options as AttachOptions<never>)));
     try {
-      const native = await abortable(attaching as Promise<NativeBus>, options.signal, (late) => void late.close());
+      const native = await abortable(
+        attaching as Promise<NativeBus>,
+        options.signal,
+        (late) => void late.close(),
+      );
       return new Bus<T>(name, native, options);
     } catch (error) {
       throw fromNative(error);
@@ -206,7 +232,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
   publish(to: To, value: T): number;
   publish<U>(to: To, value: U, options: PublishOptions<U> & { codec: Codec<U> }): number;
   publish(to: To, value: T, options: PublishOptions<T>): number;
-  publish(to: To, value: unknown, options?: PublishOptions<any>): number {
+  publish(to: To, value: unknown, options?: { topic?: bigint; codec?: unknown }): number {
     this.#open();
     const codec = (options?.codec ?? this.#codec) as Codec<unknown>;
     const [low, high] = options?.topic === undefined ? [0, 0] : halves(options.topic);
@@ -235,7 +261,10 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
       if (loan === undefined) throw invalidOption("codec", `${codec.name} never asked for space`);
       const { number, bytes } = loan;
       if (!Number.isInteger(length) || length < 0 || length > bytes.byteLength) {
-        throw invalidOption("codec", `${codec.name} says that it wrote ${length} of ${bytes.byteLength} bytes`);
+        throw invalidOption(
+          "codec",
+          `${codec.name} says that it wrote ${length} of ${bytes.byteLength} bytes`,
+        );
       }
       const stamp = translated(() => this.#native.publishLoan(number, length, low, high));
       loan = undefined;
@@ -291,7 +320,10 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
       const result: unknown = publishAll();
       if (result instanceof Promise) {
         result.catch(() => {});
-        throw invalidOption("batch", "takes a synchronous function; what it awaits would be published without it");
+        throw invalidOption(
+          "batch",
+          "takes a synchronous function; what it awaits would be published without it",
+        );
       }
     } catch (error) {
       this.#native.abandonBatch();
@@ -350,7 +382,10 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     this.#open();
     options.signal?.throwIfAborted();
     if (typeof name !== "string") {
-      throw new ShmBusError("ERR_SHM_BUS_INVALID_NAME", `the name of a group must be a string, not ${typeof name}`);
+      throw new ShmBusError(
+        "ERR_SHM_BUS_INVALID_NAME",
+        `the name of a group must be a string, not ${typeof name}`,
+      );
     }
     const { timeout = 5000 } = options;
     checkNumbers({ timeout });
@@ -373,7 +408,10 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
   async subscribe(to: To): Promise<Subscription<T>>;
   async subscribe<U>(to: To, options: SubscribeOptions<U> & { codec: Codec<U> }): Promise<Subscription<U>>;
   async subscribe(to: To, options: SubscribeOptions<T>): Promise<Subscription<T>>;
-  async subscribe(to: To, options: SubscribeOptions<any> = {}): Promise<Subscription<any>> {
+  async subscribe(
+    to: To,
+    options: Omit<SubscribeOptions, "codec"> & { codec?: unknown } = {},
+  ): Promise<unknown> {
     this.#open();
     options.signal?.throwIfAborted();
     if (options.overload !== undefined && options.overload !== "block") {
@@ -384,7 +422,10 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     const groups = names.filter((name) => name !== this.address);
     const foreign = groups.find((name) => /^\d+:(\d+|\*)$/.test(name));
     if (foreign !== undefined) {
-      throw invalidOption("to", `${foreign} is an address; subscribe to groups by name, and to this attachment's own address`);
+      throw invalidOption(
+        "to",
+        `${foreign} is an address; subscribe to groups by name, and to this attachment's own address`,
+      );
     }
     const native = await this.#subscribeNative(groups, groups.length < names.length, options, false);
     const destinations = native.addresses.map((address, index): Destination => {
@@ -410,7 +451,9 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
   ): Promise<NativeSubscription> {
     const { deadline = 100, timeout = 5000, signal } = options;
     checkNumbers({ deadline, timeout });
-    const subscribing = translated(() => this.#native.subscribe(groups, ownAddress, deadline, timeout, records));
+    const subscribing = translated(() =>
+      this.#native.subscribe(groups, ownAddress, deadline, timeout, records),
+    );
     try {
       return await abortable(
         subscribing as Promise<NativeSubscription>,
@@ -440,7 +483,8 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
             const failure = fromNative(error);
             const code = failure instanceof ShmBusError ? failure.code : undefined;
             if (code === "ERR_SHM_BUS_CLOSED") void this.close();
-            else if (code === "ERR_SHM_BUS_EVICTED") this.#observeAgain(native, (failure as ShmBusError).stamp);
+            else if (code === "ERR_SHM_BUS_EVICTED")
+              this.#observeAgain(native, (failure as ShmBusError).stamp);
             else throw failure;
           }
           return false;
@@ -473,10 +517,12 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     const { stamp, kind, id } = record;
     const groups = (record.addresses ?? []).map((address) => this.#groupNames.get(address) ?? address);
     if (kind === "group") {
-      if (record.address !== undefined && record.text !== undefined) this.#groupNames.set(record.address, record.text);
+      if (record.address !== undefined && record.text !== undefined)
+        this.#groupNames.set(record.address, record.text);
       return;
     }
-    if (kind === "attached" && id !== undefined && record.address !== undefined) this.#addresses.set(id, record.address);
+    if (kind === "attached" && id !== undefined && record.address !== undefined)
+      this.#addresses.set(id, record.address);
     const address = record.address ?? this.#addresses.get(id ?? -1);
     switch (kind) {
       case "attached": {
@@ -590,7 +636,10 @@ function checkedBytes(value: unknown): Uint8Array {
   const { buffer } = value;
   const { resizable, growable } = buffer as { resizable?: boolean; growable?: boolean };
   if (resizable === true || growable === true) {
-    throw new ShmBusError("ERR_SHM_BUS_INVALID_DATA", "data must not stand in a resizable buffer; copy it first");
+    throw new ShmBusError(
+      "ERR_SHM_BUS_INVALID_DATA",
+      "data must not stand in a resizable buffer; copy it first",
+    );
   }
   if (value.byteLength === 0 && isDetached(buffer)) {
     throw new ShmBusError("ERR_SHM_BUS_INVALID_DATA", "the data's buffer is detached");

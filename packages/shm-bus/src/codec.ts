@@ -43,7 +43,10 @@ export const json: Codec<unknown> = {
   encode(value, reserve) {
     const text = JSON.stringify(value) as string | undefined;
     if (text === undefined) {
-      throw new ShmBusError("ERR_SHM_BUS_INVALID_DATA", `JSON has no form for a value of type ${typeof value}`);
+      throw new ShmBusError(
+        "ERR_SHM_BUS_INVALID_DATA",
+        `JSON has no form for a value of type ${typeof value}`,
+      );
     }
     return utf8.encode(text, reserve);
   },

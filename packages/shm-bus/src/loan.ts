@@ -23,7 +23,10 @@ export class Loan implements Disposable {
   /** The space to fill. Its content is what was there before. */
   get bytes(): Uint8Array {
     if (this.#bytes === undefined) {
-      throw new ShmBusError("ERR_SHM_BUS_LOAN_ENDED", "the loan was published or given up already; take a new one");
+      throw new ShmBusError(
+        "ERR_SHM_BUS_LOAN_ENDED",
+        "the loan was published or given up already; take a new one",
+      );
     }
     return this.#bytes;
   }

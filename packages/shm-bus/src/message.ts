@@ -69,7 +69,8 @@ export class Message<T = Uint8Array> {
 
   /** @internal Ends a checked lease: the copy that was delivered is taken away. */
   end(): void {
-    if (this.#data !== undefined) structuredClone(this.#data.buffer, { transfer: [this.#data.buffer as ArrayBuffer] });
+    if (this.#data !== undefined)
+      structuredClone(this.#data.buffer, { transfer: [this.#data.buffer as ArrayBuffer] });
     this.#lease = -1;
   }
 

@@ -67,7 +67,9 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
   #handler: ((batch: MessageBatch<T>) => void) | undefined;
   #rows = 0;
   #next = 0;
-  #waiting: { resolve: (result: IteratorResult<Message<T>, undefined>) => void; reject: (error: unknown) => void } | undefined;
+  #waiting:
+    | { resolve: (result: IteratorResult<Message<T>, undefined>) => void; reject: (error: unknown) => void }
+    | undefined;
   #referenced = true;
   #counted = false;
   #closing: Promise<void> | undefined;
@@ -119,7 +121,8 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
   }
 
   #endLease(): void {
-    if (this.#host.checkLeases) for (let row = 0; row < this.#rows; row++) (this.#messages[row] as Message<T>).end();
+    if (this.#host.checkLeases)
+      for (let row = 0; row < this.#rows; row++) (this.#messages[row] as Message<T>).end();
     this.#delivery.lease++;
     this.#rows = 0;
     this.#next = 0;
@@ -272,7 +275,8 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
    */
   poll(handler: (message: Message<T>) => void, limit = 256): number {
     this.#use("idle");
-    if (!Number.isInteger(limit) || limit < 1) throw invalidOption("limit", "must be a whole number of at least 1");
+    if (!Number.isInteger(limit) || limit < 1)
+      throw invalidOption("limit", "must be a whole number of at least 1");
     const rows = this.#fetch(Math.min(limit, this.#messages.length));
     for (let row = 0; row < rows; row++) handler(this.#messages[row] as Message<T>);
     if (rows > 0) {
