@@ -32,7 +32,10 @@ impl Socket {
         };
         let own = place.with_extension(number.to_string());
         let _ = std::fs::remove_file(&own);
-        let listener = Listener::bind(&Name::Path(own.clone()))?;
+        let listener = Listener::bind(&Name::Path(own.clone())).inspect_err(|_| {
+            // It may have failed behind the making of the file.
+            let _ = std::fs::remove_file(&own);
+        })?;
         let file = File {
             inode: inode_of(&own).unwrap_or(0),
             own,

@@ -45,7 +45,7 @@ fn case_90_received_memory_is_never_mapped_or_made_writable() {
     let mut publisher = a.publisher().unwrap();
     let g = publisher.resolve("g").unwrap();
     publisher.publish(&[g], b"before", Envelope::default()).unwrap();
-    assert_eq!(read(&mut inbox, 1)[0].2, b"before");
+    assert_eq!(read(&mut inbox, 1)[0].1, b"before");
 
     let memories = payload_memories();
     assert_eq!(memories.len(), 2);
@@ -65,5 +65,5 @@ fn case_90_received_memory_is_never_mapped_or_made_writable() {
         assert_eq!((outcome, error.raw_os_error()), (-1, Some(EACCES)));
     }
     publisher.publish(&[g], b"after", Envelope::default()).unwrap();
-    assert_eq!(read(&mut inbox, 1)[0].2, b"after");
+    assert_eq!(read(&mut inbox, 1)[0].1, b"after");
 }

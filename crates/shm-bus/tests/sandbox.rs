@@ -113,7 +113,6 @@ fn any_other_call_that_fails_is_an_error_and_leaves_nothing() {
         (libc::SYS_setsockopt, libc::EPERM),
         (libc::SYS_epoll_create1, libc::EMFILE),
         (libc::SYS_epoll_ctl, libc::ENOSPC),
-        (libc::SYS_flock, libc::ENOLCK),
         (libc::SYS_fstatfs, libc::EACCES),
         (libc::SYS_fcntl, libc::EMFILE),
     ];
