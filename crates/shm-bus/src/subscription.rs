@@ -118,11 +118,7 @@ impl Roster {
         if self.by_id.len() <= index {
             self.by_id.resize_with(index + 1, || None);
         }
-        self.by_id[index] = Some(Attached {
-            member,
-            address,
-            memory: None,
-        });
+        self.by_id[index] = Some(Attached { member, address, memory: None });
     }
 }
 
@@ -134,10 +130,7 @@ impl Senders for Roster {
             attached.memory = self.shared.memory_of(attached.member);
             self.missing = attached.memory.is_none();
         }
-        attached.memory.as_ref().map(|m| Sender {
-            view: m.view(),
-            geometry: m.geometry(),
-        })
+        attached.memory.as_ref().map(|m| Sender { view: m.view(), geometry: m.geometry() })
     }
 }
 
@@ -154,9 +147,7 @@ impl Lease {
         match self.oldest.iter_mut().find(|o| o.0 == id && o.1 == frame.lane) {
             // Loans may be published out of loan order.
             Some(oldest) => oldest.2 = oldest.2.min(frame.header.serial),
-            None => self
-                .oldest
-                .push((id, frame.lane, frame.header.serial, frame.place.stamp.0)),
+            None => self.oldest.push((id, frame.lane, frame.header.serial, frame.place.stamp.0)),
         }
     }
 }
@@ -191,10 +182,7 @@ impl Subscription {
     ) -> Result<Self> {
         if options.deadline > MAX_DEADLINE {
             let why = format!("must be at most {} ms", MAX_DEADLINE.as_millis());
-            return Err(BusError::InvalidOption {
-                option: "deadline",
-                why,
-            });
+            return Err(BusError::InvalidOption { option: "deadline", why });
         }
         let mut addresses = open_groups(&shared, groups, options.timeout)?;
         if own_address {
@@ -208,48 +196,25 @@ impl Subscription {
         shared.watch(&buckets);
         let (number, evictions) = shared.reserve_position();
         shared.count_memberships(&addresses);
-        let policy = WirePolicy::Block {
-            deadline: options.deadline.as_millis() as u64,
-        };
+        let policy = WirePolicy::Block { deadline: options.deadline.as_millis() as u64 };
         let raw: Vec<u64> = addresses.iter().map(|a| a.0).collect();
-        let answer = shared.ask(options.timeout, |request| Request::Join {
-            request,
-            addresses: raw.clone(),
-            policy,
-        });
+        let answer =
+            shared.ask(options.timeout, |request| Request::Join { request, addresses: raw.clone(), policy });
         let (stamp, term, master, attached) = match answer {
-            Ok(Reply::Joined {
-                stamp,
-                term,
-                master,
-                attached,
-                ..
-            }) => (stamp, term, master, attached),
+            Ok(Reply::Joined { stamp, term, master, attached, .. }) => (stamp, term, master, attached),
             other => {
                 // The request may still be on its way: what it asked for is taken back behind it.
-                let addresses = shared
-                    .uncount_memberships(&addresses)
-                    .iter()
-                    .map(|a| a.0)
-                    .collect();
+                let addresses = shared.uncount_memberships(&addresses).iter().map(|a| a.0).collect();
                 let last = shared.release_position(number);
-                shared.tell(&Request::Leave {
-                    request: 0,
-                    addresses,
-                    last,
-                });
-                return Err(other.err().unwrap_or(BusError::Protocol {
-                    why: "an answer to another question".into(),
-                }));
+                shared.tell(&Request::Leave { request: 0, addresses, last });
+                return Err(other
+                    .err()
+                    .unwrap_or(BusError::Protocol { why: "an answer to another question".into() }));
             }
         };
         shared.advance(number, evictions, stamp + 1);
         drop(order);
-        let mut roster = Roster {
-            shared: shared.clone(),
-            by_id: Vec::new(),
-            missing: false,
-        };
+        let mut roster = Roster { shared: shared.clone(), by_id: Vec::new(), missing: false };
         for (member, address) in attached {
             roster.set(member, Address(address));
         }
@@ -296,11 +261,7 @@ impl Subscription {
     /// [`BusError::Evicted`] if this reader had lost its place and something of it was overwritten meanwhile.
     pub fn release(&mut self) -> Result<()> {
         for (id, lane, serial, stamp) in self.lease.oldest.drain(..) {
-            let memory = self
-                .roster
-                .by_id
-                .get(usize::from(id))
-                .and_then(|a| a.as_ref()?.memory.as_ref());
+            let memory = self.roster.by_id.get(usize::from(id)).and_then(|a| a.as_ref()?.memory.as_ref());
             if let Some(memory) = memory
                 && !intact(memory.view(), lane, serial)
             {
@@ -337,9 +298,7 @@ impl Subscription {
                 Step::Overrun if count > 0 => break,
                 Step::Overrun => {
                     self.check_place()?;
-                    return Err(BusError::Evicted {
-                        stamp: self.reader.position(),
-                    });
+                    return Err(BusError::Evicted { stamp: self.reader.position() });
                 }
                 Step::Violation(stamp, _) if std::mem::take(&mut self.roster.missing) => {
                     self.reader.resume(stamp);
@@ -374,17 +333,11 @@ impl Subscription {
                                 self.reader.resume(frame.place.stamp);
                                 break;
                             }
-                            return Err(BusError::Evicted {
-                                stamp: frame.place.stamp.0,
-                            });
+                            return Err(BusError::Evicted { stamp: frame.place.stamp.0 });
                         }
                         continue;
                     };
-                    let Some(attached) = self
-                        .roster
-                        .by_id
-                        .get(frame.sender.index())
-                        .and_then(Option::as_ref)
+                    let Some(attached) = self.roster.by_id.get(frame.sender.index()).and_then(Option::as_ref)
                     else {
                         continue;
                     };
@@ -437,13 +390,7 @@ impl Subscription {
             return self.index_of(address).map(|index| (index, 0));
         }
         let prefix = 8 * frame.header.destination;
-        let memory = self
-            .roster
-            .by_id
-            .get(frame.sender.index())?
-            .as_ref()?
-            .memory
-            .as_ref()?;
+        let memory = self.roster.by_id.get(frame.sender.index())?.as_ref()?.memory.as_ref()?;
         let mut bytes = [0; 8];
         (0..frame.header.destination)
             .map(|i| {
@@ -460,20 +407,15 @@ impl Subscription {
     }
 
     fn on_control(&mut self, frame: &Frame) -> Result<Option<Record>> {
-        let Some(memory) = self
-            .roster
-            .by_id
-            .get(frame.sender.index())
-            .and_then(|a| a.as_ref()?.memory.as_ref())
+        let Some(memory) =
+            self.roster.by_id.get(frame.sender.index()).and_then(|a| a.as_ref()?.memory.as_ref())
         else {
             return Ok(None);
         };
         let mut bytes = vec![0; frame.header.length as usize];
         memory.view().copy_out(frame.offset, &mut bytes);
         if !intact(memory.view(), frame.lane, frame.header.serial) {
-            return Err(BusError::Evicted {
-                stamp: frame.place.stamp.0,
-            });
+            return Err(BusError::Evicted { stamp: frame.place.stamp.0 });
         }
         let Some(Stamped { term, record }) = Stamped::decode(&bytes) else {
             self.count_violation(Violation::Header(frame.sender));
@@ -511,9 +453,7 @@ impl Subscription {
     fn check_place(&mut self) -> Result<()> {
         let word = self.shared.own_word().ok_or(BusError::Closed)?;
         if word.reader() == ReaderState::Evicted || word.evictions() != self.evictions {
-            return Err(BusError::Evicted {
-                stamp: self.reader.position(),
-            });
+            return Err(BusError::Evicted { stamp: self.reader.position() });
         }
         Ok(())
     }
@@ -619,11 +559,7 @@ impl Subscription {
         }
         let addresses: Vec<u64> = gone.iter().map(|a| a.0).collect();
         self.shared
-            .ask(timeout, |request| Request::Leave {
-                request,
-                addresses: addresses.clone(),
-                last,
-            })
+            .ask(timeout, |request| Request::Leave { request, addresses: addresses.clone(), last })
             .map(|_| ())
     }
 }
@@ -632,18 +568,9 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         if std::mem::take(&mut self.open) {
             let _order = lock(&self.shared.joining);
-            let addresses = self
-                .shared
-                .uncount_memberships(&self.addresses)
-                .iter()
-                .map(|a| a.0)
-                .collect();
+            let addresses = self.shared.uncount_memberships(&self.addresses).iter().map(|a| a.0).collect();
             let last = self.shared.release_position(self.number);
-            self.shared.tell(&Request::Leave {
-                request: 0,
-                addresses,
-                last,
-            });
+            self.shared.tell(&Request::Leave { request: 0, addresses, last });
         }
     }
 }
@@ -652,27 +579,17 @@ impl Drop for Subscription {
 pub(crate) fn open_groups(shared: &Shared, groups: &[String], timeout: Duration) -> Result<Vec<Address>> {
     let mut addresses = Vec::with_capacity(groups.len());
     for names in groups.chunks(MAX_NAMES) {
-        match shared.ask(timeout, |request| Request::Open {
-            request,
-            names: names.to_vec(),
-        })? {
-            Reply::Opened {
-                addresses: opened, ..
-            } if opened.len() == names.len() => {
+        match shared.ask(timeout, |request| Request::Open { request, names: names.to_vec() })? {
+            Reply::Opened { addresses: opened, .. } if opened.len() == names.len() => {
                 addresses.extend(opened.into_iter().map(Address));
             }
             _ => {
-                return Err(BusError::Protocol {
-                    why: "an answer to another question".into(),
-                });
+                return Err(BusError::Protocol { why: "an answer to another question".into() });
             }
         }
     }
     if addresses.len() >= MAX_NAMES {
-        return Err(BusError::Limit {
-            what: "groups in one subscription",
-            limit: MAX_NAMES as u64 - 1,
-        });
+        return Err(BusError::Limit { what: "groups in one subscription", limit: MAX_NAMES as u64 - 1 });
     }
     Ok(addresses)
 }
@@ -681,9 +598,7 @@ impl Shared {
     /// Adds buckets to the set in this attachment's page, before the join that needs them is asked for.
     pub(crate) fn watch(&self, buckets: &BucketSet) {
         for (i, word) in buckets.0.iter().enumerate() {
-            self.own
-                .region
-                .fetch_or(payload::BUCKETS + 8 * i as u64, *word, Ordering::AcqRel);
+            self.own.region.fetch_or(payload::BUCKETS + 8 * i as u64, *word, Ordering::AcqRel);
         }
     }
 }

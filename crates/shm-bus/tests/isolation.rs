@@ -39,9 +39,7 @@ fn payload_memories() -> Vec<File> {
 fn case_90_received_memory_is_never_mapped_or_made_writable() {
     let scratch = Scratch::new();
     let (a, b) = (scratch.attach(), scratch.attach());
-    let mut inbox = b
-        .subscribe(&["g".into()], false, SubscribeOptions::default())
-        .unwrap();
+    let mut inbox = b.subscribe(&["g".into()], false, SubscribeOptions::default()).unwrap();
     let mut publisher = a.publisher().unwrap();
     let g = publisher.resolve("g").unwrap();
     publisher.publish(&[g], b"before", Envelope::default()).unwrap();

@@ -18,19 +18,11 @@ use shm_bus_ring::Bucket;
 use shm_bus_ring::layout::{header, payload, sequencer};
 
 fn impatient() -> SubscribeOptions {
-    SubscribeOptions {
-        deadline: Duration::from_millis(20),
-        timeout: LONG,
-        ..Default::default()
-    }
+    SubscribeOptions { deadline: Duration::from_millis(20), timeout: LONG, ..Default::default() }
 }
 
 fn patient() -> SubscribeOptions {
-    SubscribeOptions {
-        deadline: Duration::from_secs(10),
-        timeout: LONG,
-        ..Default::default()
-    }
+    SubscribeOptions { deadline: Duration::from_secs(10), timeout: LONG, ..Default::default() }
 }
 
 /// The numbers of the messages that one poll gives, and what it says.
@@ -63,10 +55,7 @@ fn is_signalled(bus: &Bus) -> bool {
 #[test]
 fn a_publisher_that_was_idle_for_laps_knows_who_has_left() {
     let scratch = Scratch::new();
-    let small = AttachOptions {
-        log2_slots: 8,
-        ..scratch.options()
-    };
+    let small = AttachOptions { log2_slots: 8, ..scratch.options() };
     let attach = || Bus::attach("test", &small).unwrap();
     let (master, idle, busy, leaver) = (attach(), attach(), attach(), attach());
     let gone = leaver.address();
@@ -75,9 +64,7 @@ fn a_publisher_that_was_idle_for_laps_knows_who_has_left() {
     publisher.publish(&[gone], b"x", Envelope::default()).unwrap();
     drop(own);
     leaver.close();
-    until("the departure is known", || {
-        busy.directory().unwrap().member_at(gone).is_none()
-    });
+    until("the departure is known", || busy.directory().unwrap().member_at(gone).is_none());
     let g = busy.create_group("g", LONG).unwrap();
     let mut other = busy.publisher().unwrap();
     for round in 0..2 {
@@ -85,10 +72,7 @@ fn a_publisher_that_was_idle_for_laps_knows_who_has_left() {
             other.publish(&[g], b"x", Envelope::default()).unwrap();
         }
         let refused = publisher.publish(&[gone], b"x", Envelope::default());
-        assert!(
-            matches!(refused, Err(BusError::UnknownAddress { .. })),
-            "{round}: {refused:?}"
-        );
+        assert!(matches!(refused, Err(BusError::UnknownAddress { .. })), "{round}: {refused:?}");
         master.close();
         // The successor has settled when it answers.
         other.publish(&[g], b"x", Envelope::default()).unwrap();
@@ -103,12 +87,7 @@ fn full(scratch: &Scratch) -> (Bus, Bus, shm_bus::Publisher, Subscription, Vec<u
     let slow = b.subscribe(&["g".into()], false, impatient()).unwrap();
     let mut publisher = a.publisher().unwrap();
     let g = publisher.resolve("g").unwrap();
-    let publish = |i: u64| {
-        publisher
-            .publish(&[g], &i.to_le_bytes(), Envelope::default())
-            .unwrap()
-            .0
-    };
+    let publish = |i: u64| publisher.publish(&[g], &i.to_le_bytes(), Envelope::default()).unwrap().0;
     let stamps = (0..64).map(publish).collect();
     (a, b, publisher, slow, stamps, g)
 }
@@ -117,9 +96,7 @@ fn full(scratch: &Scratch) -> (Bus, Bus, shm_bus::Publisher, Subscription, Vec<u
 fn overtake(publisher: &mut shm_bus::Publisher, g: Address, n: u64) {
     assert!(publisher.wait_writable(LONG).unwrap());
     for i in 0..n {
-        publisher
-            .publish(&[g], &(1000 + i).to_le_bytes(), Envelope::default())
-            .unwrap();
+        publisher.publish(&[g], &(1000 + i).to_le_bytes(), Envelope::default()).unwrap();
     }
 }
 
@@ -170,9 +147,7 @@ fn an_eviction_names_the_first_stamp_that_was_not_delivered() {
     }
     evicted_at(poll(&mut slow, 10, &mut got));
     drop((sibling, slow));
-    publisher
-        .publish(&[g], &7u64.to_le_bytes(), Envelope::default())
-        .unwrap();
+    publisher.publish(&[g], &7u64.to_le_bytes(), Envelope::default()).unwrap();
     assert_eq!(read(&mut again, 1)[0].1, 7u64.to_le_bytes());
     assert!(again.violations().is_empty());
 }
@@ -247,9 +222,7 @@ fn closing_the_last_subscription_while_another_opens_leaves_that_one_reachable_a
             b.subscribe(&["g".into()], true, patient()).unwrap()
         });
         let sent = (0..small).map(|i: u64| {
-            publisher
-                .publish(&[b.address()], &i.to_le_bytes(), Envelope::default())
-                .unwrap();
+            publisher.publish(&[b.address()], &i.to_le_bytes(), Envelope::default()).unwrap();
         });
         assert_eq!(sent.count(), 64);
         // It counts: there is no room for one more.
@@ -272,9 +245,7 @@ fn a_closed_subscription_holds_nothing() {
     let mut publisher = a.publisher().unwrap();
     let g = publisher.resolve("g").unwrap();
     for i in 0..500u64 {
-        publisher
-            .publish(&[g], &i.to_le_bytes(), Envelope::default())
-            .unwrap();
+        publisher.publish(&[g], &i.to_le_bytes(), Envelope::default()).unwrap();
         read(&mut open, 1);
         open.release().unwrap();
     }
@@ -349,9 +320,7 @@ fn a_blocking_wait_and_an_armed_event_loop_do_not_lose_each_others_wakes() {
     let to_blocked = publisher.resolve("blocked").unwrap();
     // A look that blocks for a moment while the loop is asleep.
     b.arm(armed.buckets());
-    blocked
-        .wait(WaitStrategy::Park, Duration::from_millis(1))
-        .unwrap();
+    blocked.wait(WaitStrategy::Park, Duration::from_millis(1)).unwrap();
     b.drain_wakes();
     publisher.publish(&[to_armed], b"1", Envelope::default()).unwrap();
     assert!(is_signalled(&b));
@@ -429,18 +398,10 @@ fn a_sleeper_with_many_groups_is_woken_by_each_of_them_after_others_traffic() {
 fn a_deadline_has_a_limit() {
     let scratch = Scratch::new();
     let bus = scratch.attach();
-    let options = SubscribeOptions {
-        deadline: shm_bus::MAX_DEADLINE + Duration::from_millis(1),
-        ..Default::default()
-    };
+    let options =
+        SubscribeOptions { deadline: shm_bus::MAX_DEADLINE + Duration::from_millis(1), ..Default::default() };
     let refused = bus.subscribe(&["g".into()], false, options).map(drop);
-    assert!(matches!(
-        refused,
-        Err(BusError::InvalidOption {
-            option: "deadline",
-            ..
-        })
-    ));
+    assert!(matches!(refused, Err(BusError::InvalidOption { option: "deadline", .. })));
     bus.subscribe(&["g".into()], false, patient()).unwrap();
 }
 
@@ -448,9 +409,8 @@ fn a_deadline_has_a_limit() {
 fn strangers_that_say_nothing_keep_nobody_out_for_long() {
     let scratch = Scratch::new();
     let (master, member) = (scratch.attach(), scratch.attach());
-    let strangers: Vec<_> = (0..200)
-        .map(|_| Channel::connect(&Name::Path(scratch.0.join("test.sock"))))
-        .collect();
+    let strangers: Vec<_> =
+        (0..200).map(|_| Channel::connect(&Name::Path(scratch.0.join("test.sock")))).collect();
     assert!(strangers.iter().filter(|s| s.is_ok()).count() >= 64);
     member.create_group("g", LONG).unwrap();
     let newcomer = scratch.attach();
@@ -473,13 +433,9 @@ fn one_that_fills_the_directory_with_names_shuts_nobody_out() {
         }
     }
     let newcomer = scratch.attach();
-    let mut subscription = newcomer
-        .subscribe(&[format!("{:0>200}", 0)], true, patient())
-        .unwrap();
+    let mut subscription = newcomer.subscribe(&[format!("{:0>200}", 0)], true, patient()).unwrap();
     let mut publisher = greedy.publisher().unwrap();
-    publisher
-        .publish(&[newcomer.address()], b"x", Envelope::default())
-        .unwrap();
+    publisher.publish(&[newcomer.address()], b"x", Envelope::default()).unwrap();
     read(&mut subscription, 1);
 }
 
@@ -487,9 +443,8 @@ fn one_that_fills_the_directory_with_names_shuts_nobody_out() {
 fn a_transaction_with_too_many_destinations_is_a_violation() {
     let scratch = Scratch::new();
     let (a, b) = (scratch.attach(), scratch.attach());
-    let groups: Vec<Address> = (0..=MAX_DESTINATIONS)
-        .map(|i| a.create_group(&format!("{i}"), LONG).unwrap())
-        .collect();
+    let groups: Vec<Address> =
+        (0..=MAX_DESTINATIONS).map(|i| a.create_group(&format!("{i}"), LONG).unwrap()).collect();
     let mut subscription = b.subscribe(&["g".into()], true, patient()).unwrap();
     let mut publisher = a.publisher().unwrap();
     let g = publisher.resolve("g").unwrap();
@@ -500,19 +455,13 @@ fn a_transaction_with_too_many_destinations_is_a_violation() {
     publisher.publish(&most, b"most", Envelope::default()).unwrap();
     assert_eq!(read(&mut subscription, 1)[0].1, b"most");
     // One that has written more into its header, in memory that is its own.
-    let stamp = publisher
-        .publish(&[groups[0], g], &[0; 4096], Envelope::default())
-        .unwrap();
+    let stamp = publisher.publish(&[groups[0], g], &[0; 4096], Envelope::default()).unwrap();
     let region = a.own_mapping().region().unwrap();
     let relaxed = shm_bus_ring::Ordering::Relaxed;
     let entry = (0..a.geometry().header_count())
         .map(|i| payload::HEADERS + i * payload::ENTRY_BYTES)
         .find(|e| region.load(e + header::STAMP, relaxed) == stamp.0);
-    region.store(
-        entry.unwrap() + header::DESTINATION,
-        MAX_DESTINATIONS as u64 + 1,
-        relaxed,
-    );
+    region.store(entry.unwrap() + header::DESTINATION, MAX_DESTINATIONS as u64 + 1, relaxed);
     publisher.publish(&[g], b"next", Envelope::default()).unwrap();
     assert_eq!(read(&mut subscription, 1)[0].1, b"next");
     assert_eq!(subscription.violations().get(&a.member().id), Some(&1));

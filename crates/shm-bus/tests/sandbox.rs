@@ -8,12 +8,7 @@ use shm_bus::{Bus, BusError};
 
 /// One instruction of a filter program.
 fn instruction(code: u32, operand: u32, if_true: u8, if_false: u8) -> libc::sock_filter {
-    libc::sock_filter {
-        code: code as u16,
-        jt: if_true,
-        jf: if_false,
-        k: operand,
-    }
+    libc::sock_filter { code: code as u16, jt: if_true, jf: if_false, k: operand }
 }
 
 /// From here on, in this thread only, these system calls fail; with an operation only if it is their second argument.
@@ -25,22 +20,12 @@ fn forbid(calls: &[(libc::c_long, Option<u32>)], errno: i32) {
     // struct seccomp_data: the number is at byte 0, the low half of the second argument at byte 24.
     let mut program = Vec::new();
     for (number, operation) in calls {
-        program.extend([
-            load(0),
-            skip_unless(*number as u32, if operation.is_some() { 3 } else { 1 }),
-        ]);
-        program.extend(
-            operation
-                .iter()
-                .flat_map(|operation| [load(24), skip_unless(*operation, 1)]),
-        );
+        program.extend([load(0), skip_unless(*number as u32, if operation.is_some() { 3 } else { 1 })]);
+        program.extend(operation.iter().flat_map(|operation| [load(24), skip_unless(*operation, 1)]));
         program.push(give(libc::SECCOMP_RET_ERRNO | errno as u32));
     }
     program.push(give(libc::SECCOMP_RET_ALLOW));
-    let filter = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     let (zero, one, mode): (c_ulong, c_ulong, c_ulong) = (0, 1, c_ulong::from(libc::SECCOMP_MODE_FILTER));
     // SAFETY: both calls read their arguments only; `filter` points at `program`, which is alive. The filter can only
     // make calls of this thread fail.
@@ -76,11 +61,7 @@ fn without(calls: &[(libc::c_long, Option<u32>)], errno: i32) -> [Result<(), Bus
 fn a_call_that_the_bus_cannot_do_without_is_named() {
     let missing = [
         (libc::SYS_memfd_create, None, "memfd_create"),
-        (
-            libc::SYS_futex,
-            Some(libc::FUTEX_WAIT_BITSET as u32),
-            "FUTEX_WAIT_BITSET",
-        ),
+        (libc::SYS_futex, Some(libc::FUTEX_WAIT_BITSET as u32), "FUTEX_WAIT_BITSET"),
         (libc::SYS_pidfd_open, None, "pidfd_open"),
         (libc::SYS_eventfd2, None, "eventfd2"),
         (libc::SYS_fcntl, Some(libc::F_ADD_SEALS as u32), "F_ADD_SEALS"),
@@ -117,20 +98,9 @@ fn any_other_call_that_fails_is_an_error_and_leaves_nothing() {
         (libc::SYS_fcntl, libc::EMFILE),
     ];
     for (number, errno) in failing {
-        for error in without(&[(number, None)], errno)
-            .into_iter()
-            .filter_map(Result::err)
-        {
-            let codes = [
-                "ERR_SHM_BUS_SYSTEM",
-                "ERR_SHM_BUS_UNSUPPORTED",
-                "ERR_SHM_BUS_RUNTIME_DIRECTORY",
-            ];
-            assert!(
-                codes.contains(&error.code()),
-                "call {number}: {} {error}",
-                error.code()
-            );
+        for error in without(&[(number, None)], errno).into_iter().filter_map(Result::err) {
+            let codes = ["ERR_SHM_BUS_SYSTEM", "ERR_SHM_BUS_UNSUPPORTED", "ERR_SHM_BUS_RUNTIME_DIRECTORY"];
+            assert!(codes.contains(&error.code()), "call {number}: {} {error}", error.code());
         }
     }
     // No thread can be started.

@@ -11,11 +11,7 @@ use common::{Child, Dice, LONG, Scratch, read, until};
 use shm_bus::{AttachOptions, Bus, BusError, Envelope, Event, SubscribeOptions, Subscription, WaitStrategy};
 
 fn patient() -> SubscribeOptions {
-    SubscribeOptions {
-        deadline: Duration::from_secs(10),
-        timeout: LONG,
-        ..Default::default()
-    }
+    SubscribeOptions { deadline: Duration::from_secs(10), timeout: LONG, ..Default::default() }
 }
 
 /// Everyone agrees on who is there.
@@ -133,8 +129,7 @@ fn after_each_of_many_masters_there_is_one_successor_that_serves_everyone() {
         });
         buses.push(newcomer);
         for bus in &buses {
-            bus.create_group(&format!("{round} of {}", bus.member().id), LONG)
-                .unwrap();
+            bus.create_group(&format!("{round} of {}", bus.member().id), LONG).unwrap();
             assert_eq!(bus.create_group(&name, LONG).unwrap(), late);
         }
         assert_eq!(buses.iter().filter(|b| b.is_master()).count(), 1);
@@ -147,10 +142,7 @@ fn after_each_of_many_masters_there_is_one_successor_that_serves_everyone() {
 fn a_killed_master_is_followed() {
     let scratch = Scratch::new();
     let mut master = Child::start(&scratch, "master", None);
-    let never = AttachOptions {
-        master: shm_bus::MasterMode::Never,
-        ..scratch.options()
-    };
+    let never = AttachOptions { master: shm_bus::MasterMode::Never, ..scratch.options() };
     let mut first = Bus::attach("test", &never);
     until("the master is there", || {
         if matches!(first, Err(BusError::NotFound { .. })) {
@@ -179,10 +171,7 @@ impl Drop for Stop<'_> {
 /// masters are fenced, and reign again.
 fn fence_masters(scratch: &Scratch, records: usize) -> bool {
     let (founder, b, c) = (scratch.attach(), scratch.attach(), scratch.attach());
-    let with_records = SubscribeOptions {
-        records: true,
-        ..patient()
-    };
+    let with_records = SubscribeOptions { records: true, ..patient() };
     let mut subscription = c.subscribe(&["g".into()], false, with_records).unwrap();
     let stop = AtomicBool::new(false);
     let mut reigns: Vec<u16> = Vec::new();
@@ -250,10 +239,7 @@ fn masters_that_are_fenced_notice_and_may_reign_again() {
 fn a_master_is_followed_after_more_than_a_lap_of_traffic_without_a_record() {
     for (before, after) in [(100, 200), (200, 0), (300, 300), (1000, 600)] {
         let scratch = Scratch::new();
-        let small = AttachOptions {
-            log2_slots: 8,
-            ..scratch.options()
-        };
+        let small = AttachOptions { log2_slots: 8, ..scratch.options() };
         let attach = || Bus::attach("test", &small).unwrap();
         let (master, successor) = (attach(), attach());
         let g = master.create_group("g", LONG).unwrap();
@@ -307,8 +293,7 @@ fn a_member_without_descriptors_takes_no_role_and_breaks_nothing() {
         publish(&mut publisher, release, b"");
         let mut late = last.publisher().unwrap();
         until("it subscribes again", || {
-            late.publish(&[shm_bus::Address::unicast(2)], b"x", Envelope::default())
-                .is_ok()
+            late.publish(&[shm_bus::Address::unicast(2)], b"x", Envelope::default()).is_ok()
         });
         full.finish();
     }
@@ -341,10 +326,7 @@ fn one_that_closes_together_with_the_master_is_no_member_any_more() {
 fn what_a_leaving_master_was_told_it_published_is_read() {
     for _ in 0..15 {
         let scratch = Scratch::new();
-        let roomy = AttachOptions {
-            headers: 4096,
-            ..scratch.options()
-        };
+        let roomy = AttachOptions { headers: 4096, ..scratch.options() };
         let (master, reader) = (Bus::attach("test", &roomy).unwrap(), scratch.attach());
         let mut subscription = reader.subscribe(&["g".into()], false, patient()).unwrap();
         let mut publisher = master.publisher().unwrap();
@@ -382,10 +364,7 @@ fn what_a_leaving_master_was_told_it_published_is_read() {
 /// More attachments than there are ids, in a process of its own, so that nobody else's descriptors and maps are counted.
 fn many(options: &AttachOptions, first: Bus) {
     let count = |what: &str| match what {
-        "maps" => std::fs::read_to_string("/proc/self/maps")
-            .unwrap()
-            .lines()
-            .count(),
+        "maps" => std::fs::read_to_string("/proc/self/maps").unwrap().lines().count(),
         _ => std::fs::read_dir("/proc/self/fd").unwrap().count(),
     };
     let attach = || Bus::attach("test", options).unwrap();
@@ -419,10 +398,7 @@ fn ids_descriptors_and_maps_are_freed_under_several_masters() {
 fn the_applications_protocol_is_asked_by_every_master() {
     let scratch = Scratch::new();
     let speaking = |protocol| {
-        let options = AttachOptions {
-            protocol,
-            ..scratch.options()
-        };
+        let options = AttachOptions { protocol, ..scratch.options() };
         Bus::attach("test", &options)
     };
     let (master, second) = (speaking(7).unwrap(), speaking(7).unwrap());
@@ -519,11 +495,7 @@ fn nobody_misses_a_message_whoever_comes_and_goes() {
         let mut founder = Some(scratch.attach());
         let watcher = Arc::new(scratch.attach());
         let mut watching = watcher.subscribe(&["g".into()], false, patient()).unwrap();
-        let mut all = Seen {
-            from: watching.position().0,
-            to: 0,
-            got: Vec::new(),
-        };
+        let mut all = Seen { from: watching.position().0, to: 0, got: Vec::new() };
         let players = 3 + round % 4;
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..players)
@@ -536,9 +508,7 @@ fn nobody_misses_a_message_whoever_comes_and_goes() {
                 drop(founder.take());
             }
             while threads.iter().any(|t| !t.is_finished()) {
-                watching
-                    .wait(WaitStrategy::Park, Duration::from_millis(5))
-                    .unwrap();
+                watching.wait(WaitStrategy::Park, Duration::from_millis(5)).unwrap();
                 take(&mut watching, &mut all).expect("nobody evicts anybody here");
             }
         });
@@ -550,10 +520,7 @@ fn nobody_misses_a_message_whoever_comes_and_goes() {
         seen.push(all);
         let published = published.into_inner().unwrap();
         for Seen { from, to, got } in seen {
-            let due: Vec<_> = published
-                .range(from..to.max(from))
-                .map(|(s, n)| (*s, *n))
-                .collect();
+            let due: Vec<_> = published.range(from..to.max(from)).map(|(s, n)| (*s, *n)).collect();
             assert_eq!(got, due, "seed {round}, from {from} to {to}");
         }
         assert!(watching.violations().is_empty());

@@ -52,14 +52,8 @@ fn attach_to(answer: Option<Vec<u8>>, timeout: Duration) -> BusError {
                 }
             }
         });
-        let options = AttachOptions {
-            timeout,
-            master: MasterMode::Never,
-            ..scratch.options()
-        };
-        let refused = Bus::attach("test", &options)
-            .err()
-            .expect("nobody is there to attach to");
+        let options = AttachOptions { timeout, master: MasterMode::Never, ..scratch.options() };
+        let refused = Bus::attach("test", &options).err().expect("nobody is there to attach to");
         done.store(true, Ordering::Relaxed);
         let _ = std::fs::remove_file(scratch.0.join("test.sock"));
         refused
@@ -84,12 +78,7 @@ fn a_master_of_another_version_is_told_apart() {
 fn a_master_that_is_none_is_found_out() {
     let mut garbage = greeting(LAYOUT_VERSION);
     garbage.extend([0xff; 40]);
-    for answer in [
-        garbage,
-        b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),
-        vec![0],
-        greeting(LAYOUT_VERSION),
-    ] {
+    for answer in [garbage, b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), vec![0], greeting(LAYOUT_VERSION)] {
         let error = attach_to(Some(answer), common::LONG);
         assert!(matches!(error, BusError::Protocol { .. }), "{error}");
     }
@@ -106,14 +95,8 @@ fn a_newcomer_of_another_version_is_refused_and_the_master_lives_on() {
     hello.extend([0, 0]);
     let mut garbage = greeting(LAYOUT_VERSION);
     garbage.extend([0xff; 2000]);
-    let strangers = [
-        hello,
-        greeting(0),
-        greeting(LAYOUT_VERSION),
-        garbage,
-        b"GET / HTTP/1.1".to_vec(),
-        vec![0; 16],
-    ];
+    let strangers =
+        [hello, greeting(0), greeting(LAYOUT_VERSION), garbage, b"GET / HTTP/1.1".to_vec(), vec![0; 16]];
     for words in strangers {
         let channel = Channel::connect(&name).unwrap();
         assert_eq!(channel.send(&words, &[]).unwrap(), Sent::Done);
@@ -126,11 +109,7 @@ fn a_newcomer_of_another_version_is_refused_and_the_master_lives_on() {
     let silent = Channel::connect(&name).unwrap();
     drop(Channel::connect(&name).unwrap());
     let member = scratch.attach();
-    assert_eq!(
-        member.address(),
-        shm_bus::Address::unicast(1),
-        "the others were never here"
-    );
+    assert_eq!(member.address(), shm_bus::Address::unicast(1), "the others were never here");
     assert!(master.is_master());
     assert_eq!(master.directory().unwrap().members().count(), 2);
     drop(silent);

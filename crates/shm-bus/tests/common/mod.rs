@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use shm_bus::{AttachOptions, Bus, Event, Subscription, WaitStrategy};
 
 /// Far longer than anything here takes on a loaded machine.
-pub const LONG: Duration = Duration::from_secs(20);
+pub const LONG: Duration = Duration::from_secs(60);
 
 /// A private runtime directory that must be empty when the test is over.
 pub struct Scratch(pub PathBuf);
@@ -64,14 +64,8 @@ pub fn read(subscription: &mut Subscription, want: usize) -> Vec<(u64, Vec<u8>)>
     let start = Instant::now();
     let mut got = Vec::new();
     while got.len() < want {
-        assert!(
-            start.elapsed() < LONG,
-            "only {} of {want} messages came",
-            got.len()
-        );
-        subscription
-            .wait(WaitStrategy::Park, Duration::from_millis(50))
-            .unwrap();
+        assert!(start.elapsed() < LONG, "only {} of {want} messages came", got.len());
+        subscription.wait(WaitStrategy::Park, Duration::from_millis(50)).unwrap();
         let place = |event: Event<'_>| {
             if let Event::Message(m) = event {
                 got.push((m.frame.place.stamp.0, m.to_vec()));
@@ -114,10 +108,8 @@ impl Child {
     }
 
     pub fn signal(&self, name: &str) {
-        let status = std::process::Command::new("sh")
-            .arg("-c")
-            .arg(format!("kill -{name} {}", self.0.id()))
-            .status();
+        let status =
+            std::process::Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.0.id())).status();
         assert!(status.unwrap().success());
     }
 
@@ -128,8 +120,7 @@ impl Child {
             let tasks = std::fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap();
             tasks.into_iter().all(|task| {
                 let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
-                stat.rsplit_once(')')
-                    .is_none_or(|(_, rest)| rest.starts_with(" T"))
+                stat.rsplit_once(')').is_none_or(|(_, rest)| rest.starts_with(" T"))
             })
         });
     }
