@@ -17,9 +17,8 @@ use crate::Outcome;
 pub fn chosen() -> Outcome<Vec<usize>> {
     let allowed = sched_getaffinity(None)?;
     let mut seen = BTreeSet::new();
-    let (cores, threads): (Vec<_>, Vec<_>) = (0..CpuSet::MAX_CPU)
-        .filter(|cpu| allowed.is_set(*cpu))
-        .partition(|cpu| seen.insert(core_of(*cpu)));
+    let (cores, threads): (Vec<_>, Vec<_>) =
+        (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).partition(|cpu| seen.insert(core_of(*cpu)));
     Ok([cores, threads].concat())
 }
 
@@ -29,11 +28,7 @@ fn core_of(cpu: usize) -> (String, String) {
         fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/topology/{file}")).unwrap_or_default()
     };
     let core = read("core_id");
-    if core.is_empty() {
-        (String::new(), cpu.to_string())
-    } else {
-        (read("physical_package_id"), core)
-    }
+    if core.is_empty() { (String::new(), cpu.to_string()) } else { (read("physical_package_id"), core) }
 }
 
 /// Whether `count` spinning processes have a processor each.

@@ -30,21 +30,15 @@ pub struct Place {
 impl Place {
     /// Attaches to the measurement's bus, one process after the other: the first is its master in every run.
     pub fn attach(&self) -> Outcome<Bus> {
-        let options = AttachOptions {
-            runtime_directory: Some(self.directory.clone()),
-            ..AttachOptions::default()
-        };
-        self.arena
-            .by_turns(self.index, || Ok(Bus::attach("bench", &options)?))
+        let options =
+            AttachOptions { runtime_directory: Some(self.directory.clone()), ..AttachOptions::default() };
+        self.arena.by_turns(self.index, || Ok(Bus::attach("bench", &options)?))
     }
 }
 
 /// Options of every subscription here: on a busy machine nobody is to lose its place.
 pub fn patient() -> SubscribeOptions {
-    SubscribeOptions {
-        deadline: MAX_DEADLINE,
-        ..SubscribeOptions::default()
-    }
+    SubscribeOptions { deadline: MAX_DEADLINE, ..SubscribeOptions::default() }
 }
 
 /// Runs `work` in `size` processes and gives what each of them said. In the process that was asked for the
@@ -96,12 +90,7 @@ impl Scratch {
     /// A place in a measurement of one process.
     pub fn alone(&self) -> Outcome<Place> {
         let arena = Arena::create()?;
-        Ok(Place {
-            index: 0,
-            size: 1,
-            arena: Arena::open(arena.as_fd())?,
-            directory: self.0.clone(),
-        })
+        Ok(Place { index: 0, size: 1, arena: Arena::open(arena.as_fd())?, directory: self.0.clone() })
     }
 }
 
@@ -126,11 +115,7 @@ impl Children {
             .iter_mut()
             .map(|child| {
                 let mut text = String::new();
-                child
-                    .stdout
-                    .as_mut()
-                    .ok_or("no pipe")?
-                    .read_to_string(&mut text)?;
+                child.stdout.as_mut().ok_or("no pipe")?.read_to_string(&mut text)?;
                 Ok(serde_json::from_str(&text)?)
             })
             .collect()

@@ -41,11 +41,7 @@ Options:
 pub enum Command {
     Help,
     Cpus,
-    Pinned {
-        place: usize,
-        of: usize,
-        program: Vec<OsString>,
-    },
+    Pinned { place: usize, of: usize, program: Vec<OsString> },
     CacheLine,
     FetchAdd,
     FutexWake,
@@ -140,9 +136,7 @@ pub fn parse() -> Outcome<(Command, Options)> {
             other => return Err(other.unexpected().into()),
         }
     }
-    options.member = index
-        .zip(directory)
-        .map(|(index, directory)| Member { index, directory });
+    options.member = index.zip(directory).map(|(index, directory)| Member { index, directory });
     Ok((command.ok_or("no command; see --help")?, options))
 }
 
@@ -157,9 +151,7 @@ fn count(parser: &mut lexopt::Parser, name: &str, min: usize, max: usize) -> Out
 
 fn pinned(parser: &mut lexopt::Parser) -> Outcome<Command> {
     let place = parser.value()?.string()?;
-    let numbers = place
-        .split_once('/')
-        .and_then(|(place, of)| Some((place.parse().ok()?, of.parse().ok()?)));
+    let numbers = place.split_once('/').and_then(|(place, of)| Some((place.parse().ok()?, of.parse().ok()?)));
     let (place, of) = numbers.ok_or("pinned takes a place such as 0/2")?;
     let program: Vec<OsString> = parser.raw_args()?.collect();
     if program.is_empty() {

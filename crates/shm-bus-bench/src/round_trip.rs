@@ -39,11 +39,8 @@ pub fn run(options: &Options) -> Outcome<Value> {
             bytes: vec![0; options.bytes],
             wait: options.wait,
         };
-        let answer = if place.index == 0 {
-            ask(&mut side, options)
-        } else {
-            side.answer_all().map(|()| Value::Null)
-        };
+        let answer =
+            if place.index == 0 { ask(&mut side, options) } else { side.answer_all().map(|()| Value::Null) };
         place.arena.meet(2, 2);
         answer
     })?;
@@ -96,10 +93,7 @@ struct Side {
 impl Side {
     fn send(&mut self) -> Outcome<()> {
         loop {
-            match self
-                .publisher
-                .publish(&[self.to], &self.bytes, Envelope::default())
-            {
+            match self.publisher.publish(&[self.to], &self.bytes, Envelope::default()) {
                 Ok(_) => return Ok(()),
                 Err(BusError::WouldBlock { .. }) => spin_loop(),
                 Err(error) => return Err(error.into()),
@@ -109,12 +103,7 @@ impl Side {
 
     /// Takes one message's bytes over.
     fn receive(&mut self) -> Outcome<()> {
-        let Side {
-            subscription,
-            bytes,
-            wait,
-            ..
-        } = self;
+        let Side { subscription, bytes, wait, .. } = self;
         let mut came = false;
         while !came {
             match wait {

@@ -96,9 +96,7 @@ impl Output {
 
     fn write(&mut self, ahead: u32) -> shm_bus::Result<()> {
         self.bytes[..4].copy_from_slice(&self.next.wrapping_add(ahead).to_le_bytes());
-        self.publisher
-            .publish(&[self.to], &self.bytes, Envelope::default())
-            .map(drop)
+        self.publisher.publish(&[self.to], &self.bytes, Envelope::default()).map(drop)
     }
 
     fn write_batch(&mut self, batch: usize) -> shm_bus::Result<()> {
@@ -132,14 +130,7 @@ fn publish(place: &Place, options: &Options, crowded: bool) -> Outcome<Value> {
     let to = publisher.resolve(GROUP)?;
     let mut bytes = vec![0; options.bytes];
     bytes[4] = place.index as u8;
-    let mut output = Output {
-        publisher,
-        to,
-        bytes,
-        next: 0,
-        crowded,
-        would_block: 0,
-    };
+    let mut output = Output { publisher, to, bytes, next: 0, crowded, would_block: 0 };
     let (begun, mut usage) = (Instant::now(), None);
     loop {
         for _ in 0..LOOK.div_ceil(options.batch) {
@@ -191,10 +182,7 @@ fn read(place: &Place, options: &Options, crowded: bool) -> Outcome<Value> {
     let bus = place.attach()?;
     let mut subscription = bus.subscribe(&[GROUP.to_owned()], false, patient())?;
     place.arena.meet(place.size, 1);
-    let mut seen = Seen {
-        next: vec![0; options.publishers],
-        ..Seen::default()
-    };
+    let mut seen = Seen { next: vec![0; options.publishers], ..Seen::default() };
     let mut begun = None;
     let mut window: Option<(Usage, u64)> = None;
     let mut rate = None;

@@ -40,10 +40,7 @@ pub struct NativePeer {
 /// Attaches on libuv's pool.
 #[napi]
 pub fn attach(name: String, options: NativeAttachOptions) -> Result<AsyncTask<AttachTask>> {
-    Ok(AsyncTask::new(AttachTask {
-        name,
-        options: options_of(options)?,
-    }))
+    Ok(AsyncTask::new(AttachTask { name, options: options_of(options)? }))
 }
 
 /// Whether an ArrayBuffer is detached.
@@ -102,12 +99,7 @@ impl NativeBus {
             max_message_bytes: publisher.max_frame() as f64,
             live: Rc::new(RefCell::new(Some(Live {
                 bus: Arc::new(bus),
-                output: Output {
-                    publisher,
-                    destinations: Vec::new(),
-                    loans: HashMap::new(),
-                    next_loan: 0,
-                },
+                output: Output { publisher, destinations: Vec::new(), loans: HashMap::new(), next_loan: 0 },
             }))),
             views: Arc::new(ViewTable::default()),
             waker: RefCell::new(None),
@@ -116,18 +108,11 @@ impl NativeBus {
     }
 
     fn bus(&self) -> Result<Arc<Bus>> {
-        self.live
-            .borrow()
-            .as_ref()
-            .map(|live| live.bus.clone())
-            .ok_or_else(closed)
+        self.live.borrow().as_ref().map(|live| live.bus.clone()).ok_or_else(closed)
     }
 
     fn with<R>(&self, act: impl FnOnce(&mut Output) -> Result<R>) -> Result<R> {
-        self.live
-            .borrow_mut()
-            .as_mut()
-            .map_or_else(|| Err(closed()), |live| act(&mut live.output))
+        self.live.borrow_mut().as_mut().map_or_else(|| Err(closed()), |live| act(&mut live.output))
     }
 }
 
@@ -193,16 +178,7 @@ impl NativeBus {
         let live = self.live.clone();
         hot::function(&env, move |arguments| {
             let mut live = live.borrow_mut();
-            let Some(Live {
-                output:
-                    Output {
-                        publisher,
-                        destinations,
-                        ..
-                    },
-                ..
-            }) = live.as_mut()
-            else {
+            let Some(Live { output: Output { publisher, destinations, .. }, .. }) = live.as_mut() else {
                 return Err(closed());
             };
             let addresses = destinations.get(arguments.u32(0) as usize).map_or(&[][..], |d| d);
@@ -211,10 +187,7 @@ impl NativeBus {
                 arguments.with_bytes(1, |bytes| publisher.publish(addresses, bytes, Envelope { topic }));
             match published {
                 Some(published) => stamp_or_full(published.map(|stamp| stamp.0)),
-                None => Err(named(
-                    "ERR_SHM_BUS_INVALID_DATA",
-                    "data must be a Uint8Array or a Buffer",
-                )),
+                None => Err(named("ERR_SHM_BUS_INVALID_DATA", "data must be a Uint8Array or a Buffer")),
             }
         })
     }
@@ -223,49 +196,32 @@ impl NativeBus {
     #[napi]
     pub fn loan(&self, destination: u32, bytes: f64) -> Result<Option<Vec<f64>>> {
         let length = whole("bytes", bytes)?;
-        self.with(
-            |Output {
-                 publisher,
-                 destinations,
-                 loans,
-                 next_loan,
-             }| {
-                let addresses = destinations.get(destination as usize).map_or(&[][..], |d| d);
-                match publisher.loan(addresses, length) {
-                    Ok(loan) => {
-                        let number = *next_loan;
-                        *next_loan = next_loan.wrapping_add(1);
-                        let offset = loan.offset() as f64;
-                        loans.insert(number, loan);
-                        Ok(Some(vec![f64::from(number), offset]))
-                    }
-                    Err(BusError::WouldBlock { .. }) => Ok(None),
-                    Err(error) => Err(to_js(&error)),
+        self.with(|Output { publisher, destinations, loans, next_loan }| {
+            let addresses = destinations.get(destination as usize).map_or(&[][..], |d| d);
+            match publisher.loan(addresses, length) {
+                Ok(loan) => {
+                    let number = *next_loan;
+                    *next_loan = next_loan.wrapping_add(1);
+                    let offset = loan.offset() as f64;
+                    loans.insert(number, loan);
+                    Ok(Some(vec![f64::from(number), offset]))
                 }
-            },
-        )
+                Err(BusError::WouldBlock { .. }) => Ok(None),
+                Err(error) => Err(to_js(&error)),
+            }
+        })
     }
 
     /// Publishes the first `bytes` of a loan: as `publish`.
     #[napi]
     pub fn publish_loan(&self, number: u32, bytes: f64, topic_low: u32, topic_high: u32) -> Result<f64> {
-        let envelope = Envelope {
-            topic: u64::from(topic_low) | u64::from(topic_high) << 32,
-        };
+        let envelope = Envelope { topic: u64::from(topic_low) | u64::from(topic_high) << 32 };
         let length = whole("bytes", bytes)?;
         self.with(|output| {
             let loan = output.loans.remove(&number).ok_or_else(|| {
-                named(
-                    "ERR_SHM_BUS_LOAN_ENDED",
-                    "the loan was published or given up already; take a new one",
-                )
+                named("ERR_SHM_BUS_LOAN_ENDED", "the loan was published or given up already; take a new one")
             })?;
-            stamp_or_full(
-                output
-                    .publisher
-                    .publish_loan(loan, length, envelope)
-                    .map(|stamp| stamp.0),
-            )
+            stamp_or_full(output.publisher.publish_loan(loan, length, envelope).map(|stamp| stamp.0))
         })
     }
 
@@ -319,11 +275,7 @@ impl NativeBus {
     #[napi]
     pub fn create_group(&self, name: String, timeout_ms: f64) -> Result<AsyncTask<GroupTask>> {
         let timeout = milliseconds("timeout", timeout_ms)?;
-        Ok(AsyncTask::new(GroupTask {
-            bus: self.bus()?,
-            name,
-            timeout,
-        }))
+        Ok(AsyncTask::new(GroupTask { bus: self.bus()?, name, timeout }))
     }
 
     /// Subscribes to groups by name, and to the own address.
@@ -342,13 +294,7 @@ impl NativeBus {
             records,
         };
         let (bus, views) = (self.bus()?, self.views.clone());
-        Ok(AsyncTask::new(SubscribeTask {
-            bus,
-            views,
-            groups,
-            own_address,
-            options,
-        }))
+        Ok(AsyncTask::new(SubscribeTask { bus, views, groups, own_address, options }))
     }
 
     /// The ArrayBuffer over a sender's memory, by the number that `poll` gave.
@@ -488,10 +434,7 @@ impl NativeBus {
     /// Stamps between the own cursor and the tail.
     #[napi(getter)]
     pub fn lag(&self) -> f64 {
-        self.bus()
-            .ok()
-            .and_then(|bus| bus.statistics(None))
-            .map_or(0.0, |s| s.lag as f64)
+        self.bus().ok().and_then(|bus| bus.statistics(None)).map_or(0.0, |s| s.lag as f64)
     }
 
     /// Detaches, and lets go of every descriptor. The maps that JavaScript sees read as zeros from here on.

@@ -7,9 +7,8 @@ use shm_bus::BusError;
 const SEPARATOR: char = '\u{1f}';
 
 pub fn to_js(error: &BusError) -> Error {
-    let (syscall, errno) = error
-        .system()
-        .map_or((String::new(), String::new()), |(s, e)| (s.into(), e.to_string()));
+    let (syscall, errno) =
+        error.system().map_or((String::new(), String::new()), |(s, e)| (s.into(), e.to_string()));
     let stamp = match error {
         BusError::Evicted { stamp } => stamp.to_string(),
         _ => String::new(),
@@ -20,8 +19,5 @@ pub fn to_js(error: &BusError) -> Error {
 
 /// An error of the addon itself.
 pub fn named(code: &str, message: &str) -> Error {
-    Error::new(
-        Status::GenericFailure,
-        [code, message, "", "", ""].join(&SEPARATOR.to_string()),
-    )
+    Error::new(Status::GenericFailure, [code, message, "", "", ""].join(&SEPARATOR.to_string()))
 }

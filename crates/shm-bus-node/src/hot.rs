@@ -93,14 +93,7 @@ unsafe extern "C" fn call(env: sys::napi_env, info: sys::napi_callback_info) -> 
     let mut data = ptr::null_mut();
     // SAFETY: as many places as `count` says; missing arguments are set to undefined.
     unsafe {
-        sys::napi_get_cb_info(
-            env,
-            info,
-            &mut count,
-            values.as_mut_ptr(),
-            ptr::null_mut(),
-            &mut data,
-        );
+        sys::napi_get_cb_info(env, info, &mut count, values.as_mut_ptr(), ptr::null_mut(), &mut data);
     }
     // SAFETY: the data of `function`, alive while the function is, and it is being called.
     let body = unsafe { &*data.cast::<Box<Body>>() };

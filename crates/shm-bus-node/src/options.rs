@@ -26,10 +26,7 @@ pub fn whole(option: &'static str, value: f64) -> Result<u64> {
     if value.fract() == 0.0 && (0.0..=9_007_199_254_740_991.0).contains(&value) {
         Ok(value as u64)
     } else {
-        Err(to_js(&BusError::InvalidOption {
-            option,
-            why: format!("must be a whole number, not {value}"),
-        }))
+        Err(to_js(&BusError::InvalidOption { option, why: format!("must be a whole number, not {value}") }))
     }
 }
 
@@ -53,10 +50,7 @@ pub fn options_of(js: NativeAttachOptions) -> Result<AttachOptions> {
             "only" => MasterMode::Only,
             _ => {
                 let why = format!("must be 'auto', 'never' or 'only', not {master:?}");
-                return Err(to_js(&BusError::InvalidOption {
-                    option: "master",
-                    why,
-                }));
+                return Err(to_js(&BusError::InvalidOption { option: "master", why }));
             }
         };
     }

@@ -47,22 +47,14 @@ pub fn to_js(stamp: u64, record: &Record) -> NativeRecord {
     };
     let (kind, member) = match record {
         Record::Master { member } => ("master", Some(member)),
-        Record::Attached {
-            member,
-            address,
-            credentials,
-        } => {
+        Record::Attached { member, address, credentials } => {
             js.address = Some(Address(*address).to_string());
             js.pid = Some(credentials.pid);
             js.uid = Some(credentials.uid);
             js.gid = Some(credentials.gid);
             ("attached", Some(member))
         }
-        Record::Departed {
-            member,
-            address,
-            departure,
-        } => {
+        Record::Departed { member, address, departure } => {
             js.address = Some(Address(*address).to_string());
             js.text = Some(match departure {
                 Departure::Closed => "closed".into(),

@@ -45,13 +45,7 @@ impl Table {
     fn write(&self, row: usize, values: [f64; COLUMNS]) {
         assert!(row < ROWS);
         // SAFETY: in bounds; raw because JavaScript holds a view of the same memory.
-        unsafe {
-            self.base()
-                .as_ptr()
-                .add(row * COLUMNS)
-                .cast::<[f64; COLUMNS]>()
-                .write(values)
-        };
+        unsafe { self.base().as_ptr().add(row * COLUMNS).cast::<[f64; COLUMNS]>().write(values) };
     }
 }
 
@@ -79,16 +73,7 @@ impl Inner {
         if self.last_as_of != forgotten {
             (self.last, self.last_as_of) = (None, forgotten);
         }
-        let Inner {
-            subscription,
-            views,
-            table,
-            wants_records,
-            records,
-            last,
-            copies,
-            ..
-        } = self;
+        let Inner { subscription, views, table, wants_records, records, last, copies, .. } = self;
         let subscription = subscription.as_mut().ok_or_else(closed)?;
         let mut rows = 0;
         let mut failed = None;
@@ -136,11 +121,7 @@ impl Inner {
             self.views.lease();
         }
         let retired = if self.views.has_retired() { RETIRED } else { 0 };
-        let stored = if shm_bus_os::guard::take_stored() {
-            STORED
-        } else {
-            0
-        };
+        let stored = if shm_bus_os::guard::take_stored() { STORED } else { 0 };
         Ok(rows as u32 | retired | stored)
     }
 
@@ -154,9 +135,7 @@ impl Inner {
     }
 
     fn is_ready(&mut self) -> bool {
-        self.subscription
-            .as_mut()
-            .is_none_or(Subscription::advance_to_ready)
+        self.subscription.as_mut().is_none_or(Subscription::advance_to_ready)
     }
 }
 
@@ -172,11 +151,7 @@ fn place_of(
         Some(view) if view.member == message.memory.member() => view,
         _ => last.insert(views.map_of(message.memory)?),
     };
-    if view.map.has_private()
-        && view
-            .map
-            .is_private(message.offset as usize, message.length as usize)
-    {
+    if view.map.has_private() && view.map.is_private(message.offset as usize, message.length as usize) {
         copies.push(message.to_vec());
         return Ok(-(copies.len() as f64));
     }
@@ -205,10 +180,7 @@ impl NativeSubscription {
             last_as_of: 0,
             copies: Vec::new(),
         };
-        NativeSubscription {
-            inner: Rc::new(RefCell::new(inner)),
-            addresses,
-        }
+        NativeSubscription { inner: Rc::new(RefCell::new(inner)), addresses }
     }
 
     fn with<R>(&self, default: R, act: impl FnOnce(&mut Subscription) -> R) -> R {
@@ -272,18 +244,14 @@ impl NativeSubscription {
     #[napi]
     pub fn poll_function(&self, env: Env) -> Result<Unknown<'static>> {
         let inner = self.inner.clone();
-        hot::function(&env, move |arguments| {
-            inner.borrow_mut().poll(arguments.u32(0)).map(f64::from)
-        })
+        hot::function(&env, move |arguments| inner.borrow_mut().poll(arguments.u32(0)).map(f64::from))
     }
 
     /// The function `() => 0 | 1`: whether a poll would find something, after passing over what is for others.
     #[napi]
     pub fn ready_function(&self, env: Env) -> Result<Unknown<'static>> {
         let inner = self.inner.clone();
-        hot::function(&env, move |_| {
-            Ok(if inner.borrow_mut().is_ready() { 1.0 } else { 0.0 })
-        })
+        hot::function(&env, move |_| Ok(if inner.borrow_mut().is_ready() { 1.0 } else { 0.0 }))
     }
 
     /// Ends the lease on what the last poll gave.
@@ -296,11 +264,7 @@ impl NativeSubscription {
     /// Copy `n` of the last poll: a message that touches a page which the program has stored into.
     #[napi]
     pub fn copy_of(&self, n: u32) -> Option<Uint8Array> {
-        self.inner
-            .borrow()
-            .copies
-            .get(n as usize)
-            .map(|bytes| Uint8Array::from(bytes.as_slice()))
+        self.inner.borrow().copies.get(n as usize).map(|bytes| Uint8Array::from(bytes.as_slice()))
     }
 
     /// The records that polls have passed since the last call.

@@ -60,10 +60,7 @@ impl Task for GroupTask {
     type JsValue = String;
 
     fn compute(&mut self) -> Result<String> {
-        let address = self
-            .bus
-            .create_group(&self.name, self.timeout)
-            .map_err(|e| to_js(&e))?;
+        let address = self.bus.create_group(&self.name, self.timeout).map_err(|e| to_js(&e))?;
         Ok(address.to_string())
     }
 
@@ -85,17 +82,11 @@ impl Task for SubscribeTask {
     type JsValue = NativeSubscription;
 
     fn compute(&mut self) -> Result<Subscription> {
-        self.bus
-            .subscribe(&self.groups, self.own_address, self.options)
-            .map_err(|e| to_js(&e))
+        self.bus.subscribe(&self.groups, self.own_address, self.options).map_err(|e| to_js(&e))
     }
 
     fn resolve(&mut self, _env: Env, subscription: Subscription) -> Result<NativeSubscription> {
-        Ok(NativeSubscription::new(
-            subscription,
-            self.views.clone(),
-            self.options.records,
-        ))
+        Ok(NativeSubscription::new(subscription, self.views.clone(), self.options.records))
     }
 }
 

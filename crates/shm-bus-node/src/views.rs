@@ -60,11 +60,7 @@ impl ViewTable {
         if let Some(view) = inner.by_member.get(&memory.member()) {
             return Ok(view.clone());
         }
-        let view = ViewMap {
-            member: memory.member(),
-            number: inner.next,
-            map: Arc::new(memory.view_map()?),
-        };
+        let view = ViewMap { member: memory.member(), number: inner.next, map: Arc::new(memory.view_map()?) };
         inner.next += 1;
         inner.by_member.insert(view.member, view.clone());
         Ok(view)
@@ -93,10 +89,7 @@ impl ViewTable {
         }
         self.has_retired.store(false, Ordering::Relaxed);
         self.forgotten.fetch_add(1, Ordering::Relaxed);
-        std::mem::take(&mut inner.retired)
-            .into_iter()
-            .map(|view| view.number)
-            .collect()
+        std::mem::take(&mut inner.retired).into_iter().map(|view| view.number).collect()
     }
 
     /// Changes when maps are forgotten: whoever remembers a map asks for it again.
@@ -123,11 +116,7 @@ impl ViewTable {
 
     /// The ArrayBuffer over map `number`. To be asked for once.
     pub fn array_buffer(&self, env: &Env, number: u32) -> Result<Option<Unknown<'static>>> {
-        let found = self
-            .lock()
-            .all()
-            .find(|v| v.number == number)
-            .map(|v| v.map.clone());
+        let found = self.lock().all().find(|v| v.number == number).map(|v| v.map.clone());
         let Some(map) = found else { return Ok(None) };
         let mapping = map.mapping();
         // SAFETY: the mapping is readable while the Arc lives, and guarded: a store lands in a private page.

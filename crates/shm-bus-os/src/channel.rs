@@ -52,11 +52,7 @@ impl Name {
             Self::Abstract(name) => (name.len(), MAX_ABSTRACT),
         };
         if have > max {
-            return Err(OsError::NameTooLong {
-                name: self.to_string(),
-                have,
-                max,
-            });
+            return Err(OsError::NameTooLong { name: self.to_string(), have, max });
         }
         let address = match self {
             // The kernel would take it for "any name".
@@ -64,9 +60,8 @@ impl Name {
             Self::Path(path) => SocketAddrUnix::new(path.as_path()),
             Self::Abstract(name) => SocketAddrUnix::new_abstract_name(name.as_bytes()),
         };
-        address.map_err(OsError::at("bind", || {
-            format!("using {:?} as the name of a socket", self.to_string())
-        }))
+        address
+            .map_err(OsError::at("bind", || format!("using {:?} as the name of a socket", self.to_string())))
     }
 }
 
@@ -243,11 +238,7 @@ impl Channel {
             };
             if arrived.data_cut || arrived.control_cut {
                 let (data, control) = (arrived.data_cut, arrived.control_cut);
-                return Err(OsError::Truncated {
-                    data,
-                    control,
-                    len: arrived.len,
-                });
+                return Err(OsError::Truncated { data, control, len: arrived.len });
             }
             if arrived.len == 0 {
                 return Ok(Received::Closed);
@@ -278,10 +269,8 @@ impl Channel {
     /// From now on the kernel adds the sender's credentials to each message (`SO_PASSCRED`), those already queued from
     /// before `accept` included.
     fn with_credentials(fd: OwnedFd) -> Result<Self> {
-        sockopt::set_socket_passcred(&fd, true).map_err(OsError::at(
-            "setsockopt(SO_PASSCRED)",
-            || "asking for credentials with each message",
-        ))?;
+        sockopt::set_socket_passcred(&fd, true)
+            .map_err(OsError::at("setsockopt(SO_PASSCRED)", || "asking for credentials with each message"))?;
         Ok(Self { fd })
     }
 }
@@ -301,10 +290,9 @@ pub fn is_unix_socket(fd: BorrowedFd<'_>) -> Result<bool> {
     match sockopt::socket_domain(fd) {
         Ok(domain) => Ok(domain == AddressFamily::UNIX),
         Err(Errno::NOTSOCK) => Ok(false),
-        Err(errno) => Err(OsError::at(
-            "getsockopt(SO_DOMAIN)",
-            || "asking what kind of socket an fd is",
-        )(errno)),
+        Err(errno) => {
+            Err(OsError::at("getsockopt(SO_DOMAIN)", || "asking what kind of socket an fd is")(errno))
+        }
     }
 }
 

@@ -76,9 +76,8 @@ pub(crate) fn receive(
             }
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if bytes >= size_of::<libc::ucred>() => {
                 // SAFETY: the payload is a ucred, of the size just checked.
-                arrived.credentials = Some(Credentials::from_raw(unsafe {
-                    data.cast::<libc::ucred>().read_unaligned()
-                }));
+                arrived.credentials =
+                    Some(Credentials::from_raw(unsafe { data.cast::<libc::ucred>().read_unaligned() }));
             }
             _ => {}
         }

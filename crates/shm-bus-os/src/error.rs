@@ -133,11 +133,7 @@ impl OsError {
         call: &'static str,
         what: impl FnOnce() -> W,
     ) -> impl FnOnce(Errno) -> Self {
-        move |errno| Self::Syscall {
-            call,
-            errno,
-            what: what().into(),
-        }
+        move |errno| Self::Syscall { call, errno, what: what().into() }
     }
 
     /// What a call of std reported, as an error of this crate.
@@ -163,13 +159,7 @@ impl OsError {
 
     /// Whether the other end of a [`Channel`](crate::channel::Channel) is gone.
     pub fn is_disconnected(&self) -> bool {
-        matches!(
-            self,
-            Self::Syscall {
-                errno: Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN,
-                ..
-            }
-        )
+        matches!(self, Self::Syscall { errno: Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN, .. })
     }
 }
 

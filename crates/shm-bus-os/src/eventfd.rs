@@ -25,9 +25,7 @@ impl EventFd {
     /// [`OsError::Syscall`]: `EMFILE`, `ENFILE`, `ENOMEM`, or `ENOSYS` or `EPERM` in a sandbox.
     pub fn new() -> Result<Self> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        Ok(Self {
-            fd: fd.map_err(OsError::at("eventfd2", || "making an eventfd"))?,
-        })
+        Ok(Self { fd: fd.map_err(OsError::at("eventfd2", || "making an eventfd"))? })
     }
 
     /// Takes an fd that another process sent, after seeing in procfs (`fdinfo`) that it is an eventfd and counts, rather
@@ -44,10 +42,8 @@ impl EventFd {
         if field(&info, "eventfd-count:").is_none() || semaphore {
             return Err(OsError::WrongKind { want: "an eventfd" });
         }
-        let flags = fcntl_getfl(&fd).map_err(OsError::at(
-            "fcntl(F_GETFL)",
-            || "reading the flags of an eventfd",
-        ))?;
+        let flags =
+            fcntl_getfl(&fd).map_err(OsError::at("fcntl(F_GETFL)", || "reading the flags of an eventfd"))?;
         if !flags.contains(OFlags::NONBLOCK) {
             fcntl_setfl(&fd, flags | OFlags::NONBLOCK)
                 .map_err(OsError::at("fcntl(F_SETFL)", || "making an eventfd non-blocking"))?;
@@ -93,9 +89,7 @@ impl EventFd {
         let fd = self.fd.try_clone();
         let failed =
             |error| OsError::at("fcntl(F_DUPFD_CLOEXEC)", || "duplicating an eventfd")(errno_of(&error));
-        Ok(Self {
-            fd: fd.map_err(failed)?,
-        })
+        Ok(Self { fd: fd.map_err(failed)? })
     }
 }
 
@@ -113,9 +107,7 @@ impl From<EventFd> for OwnedFd {
 
 /// The value of a line `NAME VALUE` of fdinfo.
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    info.lines()
-        .find_map(|line| line.strip_prefix(name))
-        .map(str::trim)
+    info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
 #[cfg(test)]
@@ -148,10 +140,7 @@ mod tests {
         assert_eq!(event.drain().unwrap(), 5);
         assert_eq!(event.drain().unwrap(), 0);
         let file = OwnedFd::from(fs::File::open("/dev/null").unwrap());
-        assert_eq!(
-            EventFd::from_fd(file).unwrap_err(),
-            OsError::WrongKind { want: "an eventfd" }
-        );
+        assert_eq!(EventFd::from_fd(file).unwrap_err(), OsError::WrongKind { want: "an eventfd" });
         let memory = crate::memfd::create("eventfd-count:", 4096).unwrap();
         assert!(matches!(EventFd::from_fd(memory), Err(OsError::WrongKind { .. })));
     }
@@ -160,9 +149,6 @@ mod tests {
     fn a_semaphore_is_refused_where_the_kernel_tells() {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::SEMAPHORE).unwrap();
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap();
-        assert_eq!(
-            EventFd::from_fd(fd).is_err(),
-            info.contains("eventfd-semaphore: 1")
-        );
+        assert_eq!(EventFd::from_fd(fd).is_err(), info.contains("eventfd-semaphore: 1"));
     }
 }

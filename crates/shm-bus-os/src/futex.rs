@@ -46,21 +46,12 @@ pub unsafe fn wait(word: *const u32, expected: u32, bitset: u32, timeout: Option
     // SAFETY: the caller vouches for alignment and mapping. Atomics may be shared with writers anywhere; on a read-only
     // page the reference is sound as it is never stored through (the kernel only loads it).
     let word = unsafe { &*word.cast::<AtomicU32>() };
-    match wait_bitset(
-        word,
-        Flags::empty(),
-        expected,
-        deadline.as_ref(),
-        bits("FUTEX_WAIT_BITSET", bitset)?,
-    ) {
+    match wait_bitset(word, Flags::empty(), expected, deadline.as_ref(), bits("FUTEX_WAIT_BITSET", bitset)?) {
         Ok(()) => Ok(Wait::Woken),
         Err(Errno::AGAIN) => Ok(Wait::Changed),
         Err(Errno::TIMEDOUT) => Ok(Wait::TimedOut),
         Err(Errno::INTR) => Ok(Wait::Interrupted),
-        Err(errno) => Err(OsError::at(
-            "futex",
-            || "waiting on a shared word (FUTEX_WAIT_BITSET)",
-        )(errno)),
+        Err(errno) => Err(OsError::at("futex", || "waiting on a shared word (FUTEX_WAIT_BITSET)")(errno)),
     }
 }
 
@@ -84,10 +75,7 @@ pub unsafe fn wake(word: *const u32, count: u32, bitset: u32) -> Result<u32> {
     let word = unsafe { &*word.cast::<AtomicU32>() };
     wake_bitset(word, Flags::empty(), count, bits("FUTEX_WAKE_BITSET", bitset)?)
         .map(|woken| woken as u32)
-        .map_err(OsError::at(
-            "futex",
-            || "waking a shared word (FUTEX_WAKE_BITSET)",
-        ))
+        .map_err(OsError::at("futex", || "waking a shared word (FUTEX_WAKE_BITSET)"))
 }
 
 /// A 32-bit word inside a [`Mapping`] that it keeps alive, so that its use is safe.
@@ -112,11 +100,7 @@ impl Word {
             });
         }
         if offset.checked_add(4).is_none_or(|end| end > mapping.len()) {
-            return Err(OsError::OutOfBounds {
-                offset: offset as u64,
-                size: 4,
-                len: mapping.len() as u64,
-            });
+            return Err(OsError::OutOfBounds { offset: offset as u64, size: 4, len: mapping.len() as u64 });
         }
         Ok(Self { mapping, offset })
     }
@@ -149,12 +133,7 @@ impl Word {
     }
 
     fn pointer(&self) -> *const u32 {
-        self.mapping
-            .base()
-            .as_ptr()
-            .wrapping_add(self.offset)
-            .cast_const()
-            .cast()
+        self.mapping.base().as_ptr().wrapping_add(self.offset).cast_const().cast()
     }
 }
 
@@ -169,10 +148,7 @@ fn deadline(timeout: Duration) -> Option<Timespec> {
     let nanos = now.tv_nsec as u32 + timeout.subsec_nanos();
     let seconds = now.tv_sec.checked_add(i64::try_from(timeout.as_secs()).ok()?)?;
     let tv_sec = seconds.checked_add(i64::from(nanos / 1_000_000_000))?;
-    Some(Timespec {
-        tv_sec,
-        tv_nsec: i64::from(nanos % 1_000_000_000) as _,
-    })
+    Some(Timespec { tv_sec, tv_nsec: i64::from(nanos % 1_000_000_000) as _ })
 }
 
 #[cfg(test)]
@@ -192,10 +168,7 @@ mod tests {
         let owner = Mapping::shared(fd.as_fd(), page, Access::ReadWrite).unwrap();
         memfd::seal(fd.as_fd(), Sealing::Owned).unwrap();
         let reader = Mapping::shared(fd.as_fd(), page, Access::ReadOnly).unwrap();
-        (
-            Word::new(Arc::new(owner), 64).unwrap(),
-            Word::new(Arc::new(reader), 64).unwrap(),
-        )
+        (Word::new(Arc::new(owner), 64).unwrap(), Word::new(Arc::new(reader), 64).unwrap())
     }
 
     fn store(word: &Word, value: u32) {
@@ -236,10 +209,7 @@ mod tests {
     fn a_timeout_is_relative_and_kept() {
         let (_owner, reader) = words();
         let begun = Instant::now();
-        assert_eq!(
-            reader.wait(0, ANY, Some(Duration::from_millis(20))).unwrap(),
-            Wait::TimedOut
-        );
+        assert_eq!(reader.wait(0, ANY, Some(Duration::from_millis(20))).unwrap(), Wait::TimedOut);
         assert!(begun.elapsed() >= Duration::from_millis(20));
         assert_eq!(reader.wait(0, ANY, Some(Duration::ZERO)).unwrap(), Wait::TimedOut);
     }
@@ -265,18 +235,9 @@ mod tests {
         let (owner, _reader) = words();
         let mapping = &owner.mapping;
         assert!(Word::new(mapping.clone(), page_size() - 4).is_ok());
-        assert!(matches!(
-            Word::new(mapping.clone(), 2),
-            Err(OsError::Misaligned { .. })
-        ));
-        assert!(matches!(
-            Word::new(mapping.clone(), page_size()),
-            Err(OsError::OutOfBounds { .. })
-        ));
-        assert!(matches!(
-            Word::new(mapping.clone(), usize::MAX - 3),
-            Err(OsError::OutOfBounds { .. })
-        ));
+        assert!(matches!(Word::new(mapping.clone(), 2), Err(OsError::Misaligned { .. })));
+        assert!(matches!(Word::new(mapping.clone(), page_size()), Err(OsError::OutOfBounds { .. })));
+        assert!(matches!(Word::new(mapping.clone(), usize::MAX - 3), Err(OsError::OutOfBounds { .. })));
     }
 
     #[test]

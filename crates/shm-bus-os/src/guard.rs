@@ -71,9 +71,7 @@ impl Guarded {
         let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = taken.iter().position(|t| !t).unwrap_or(taken.len());
         if slot == RANGES {
-            return Err(OsError::at("mmap", || "guarding one more mapping")(
-                rustix::io::Errno::NOMEM,
-            ));
+            return Err(OsError::at("mmap", || "guarding one more mapping")(rustix::io::Errno::NOMEM));
         }
         if slot == taken.len() {
             taken.push(true);
@@ -86,15 +84,9 @@ impl Guarded {
         range.ring_len.store(ring_len, Ordering::Relaxed);
         range.fd.store(fd.as_raw_fd(), Ordering::Relaxed);
         range.private.store(0, Ordering::Relaxed);
-        range
-            .start
-            .store(mapping.base().as_ptr().addr(), Ordering::Release);
+        range.start.store(mapping.base().as_ptr().addr(), Ordering::Release);
         HIGH.fetch_max(slot + 1, Ordering::Release);
-        Ok(Guarded {
-            mapping,
-            fd: Mutex::new(Some(fd)),
-            slot,
-        })
+        Ok(Guarded { mapping, fd: Mutex::new(Some(fd)), slot })
     }
 
     /// The mapping.
@@ -117,9 +109,7 @@ impl Guarded {
         }
         let page = page_size();
         let (first, last) = (offset / page, (offset + len.max(1) - 1) / page);
-        range.pages[..count]
-            .iter()
-            .any(|p| (first..=last).contains(&(p.load(Ordering::Relaxed) as usize)))
+        range.pages[..count].iter().any(|p| (first..=last).contains(&(p.load(Ordering::Relaxed) as usize)))
     }
 
     /// Shares every private page again. What was stored into them is gone. The caller sees to it that nothing reads
@@ -133,10 +123,8 @@ impl Guarded {
         let page = page_size();
         if count > PAGES {
             range.private.store(0, Ordering::Release);
-            let (file_len, ring_len) = (
-                range.file_len.load(Ordering::Relaxed),
-                range.ring_len.load(Ordering::Relaxed),
-            );
+            let (file_len, ring_len) =
+                (range.file_len.load(Ordering::Relaxed), range.ring_len.load(Ordering::Relaxed));
             let head_len = file_len - ring_len;
             self.map_shared(0, file_len, 0)?;
             return self.map_shared(file_len, ring_len, head_len);
@@ -226,9 +214,7 @@ fn install() -> Result<()> {
         failed
     };
     if failed {
-        return Err(OsError::at("sigaction", || "guarding read-only maps")(
-            rustix::io::Errno::INVAL,
-        ));
+        return Err(OsError::at("sigaction", || "guarding read-only maps")(rustix::io::Errno::INVAL));
     }
     *installed = true;
     Ok(())
@@ -283,14 +269,7 @@ fn make_private(range: &Range, start: usize, address: usize) -> bool {
     let mapped = unsafe {
         let errno = *libc::__errno_location();
         let at = (start + offset) as *mut libc::c_void;
-        let mapped = libc::mmap(
-            at,
-            page,
-            libc::PROT_READ | libc::PROT_WRITE,
-            flags,
-            fd,
-            from as libc::off_t,
-        );
+        let mapped = libc::mmap(at, page, libc::PROT_READ | libc::PROT_WRITE, flags, fd, from as libc::off_t);
         *libc::__errno_location() = errno;
         mapped
     };
@@ -333,13 +312,7 @@ mod tests {
             ours.add(page + 5).write_volatile(7);
             assert_eq!(theirs.add(mirrored).read_volatile(), 7);
             theirs.add(mirrored).write_volatile(9);
-            assert_eq!(
-                (
-                    ours.add(page + 5).read_volatile(),
-                    theirs.add(mirrored).read_volatile()
-                ),
-                (7, 9)
-            );
+            assert_eq!((ours.add(page + 5).read_volatile(), theirs.add(mirrored).read_volatile()), (7, 9));
             assert!(take_stored() && view.has_private());
             assert!(
                 view.is_private(3 * page, 1)
@@ -357,13 +330,7 @@ mod tests {
             assert_eq!(theirs.read_volatile(), 0);
             view.blank().unwrap();
             theirs.add(mirrored).write_volatile(1);
-            assert_eq!(
-                (
-                    theirs.add(mirrored).read_volatile(),
-                    ours.add(page + 5).read_volatile()
-                ),
-                (1, 8)
-            );
+            assert_eq!((theirs.add(mirrored).read_volatile(), ours.add(page + 5).read_volatile()), (1, 8));
         }
     }
 }

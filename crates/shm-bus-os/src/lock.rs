@@ -27,13 +27,9 @@ impl LockFile {
     pub fn open(path: &Path) -> Result<Self> {
         // Non-blocking only matters for what is not a plain file, which somebody may have put there.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let fd = open(path, flags, Mode::RUSR | Mode::WUSR).map_err(OsError::at("open", || {
-            format!("opening the lock file {}", path.display())
-        }))?;
-        Ok(Self {
-            fd,
-            path: path.to_owned(),
-        })
+        let fd = open(path, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(OsError::at("open", || format!("opening the lock file {}", path.display())))?;
+        Ok(Self { fd, path: path.to_owned() })
     }
 
     /// Takes the lock for oneself alone if nobody else holds it: `flock(LOCK_EX|LOCK_NB)`. Whether it did.
@@ -74,9 +70,7 @@ impl LockFile {
         match lstat(&self.path) {
             Ok(named) => Ok((named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
-            Err(errno) => Err(OsError::at("lstat", || {
-                format!("looking for {}", self.path.display())
-            })(errno)),
+            Err(errno) => Err(OsError::at("lstat", || format!("looking for {}", self.path.display()))(errno)),
         }
     }
 
@@ -90,9 +84,7 @@ impl LockFile {
         }
         match unlink(&self.path) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(OsError::at("unlink", || {
-                format!("removing {}", self.path.display())
-            })(errno)),
+            Err(errno) => Err(OsError::at("unlink", || format!("removing {}", self.path.display()))(errno)),
         }
     }
 
@@ -108,9 +100,7 @@ impl LockFile {
                 Err(Errno::WOULDBLOCK) => return Ok(false),
                 Err(Errno::INTR) => {}
                 Err(errno) => {
-                    return Err(OsError::at("flock", || {
-                        format!("locking {}", self.path.display())
-                    })(errno));
+                    return Err(OsError::at("flock", || format!("locking {}", self.path.display()))(errno));
                 }
             }
         }
@@ -135,15 +125,9 @@ mod tests {
         let _quiet = crate::forks::none();
         let directory = Scratch::new("lock");
         let path = directory.path().join("bus.lock");
-        let (a, b, c) = (
-            LockFile::open(&path).unwrap(),
-            LockFile::open(&path).unwrap(),
-            LockFile::open(&path).unwrap(),
-        );
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        let (a, b, c) =
+            (LockFile::open(&path).unwrap(), LockFile::open(&path).unwrap(), LockFile::open(&path).unwrap());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(a.try_exclusive().unwrap());
         assert!(!b.try_exclusive().unwrap());
         assert!(!b.try_shared().unwrap());

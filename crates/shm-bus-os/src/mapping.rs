@@ -88,9 +88,8 @@ impl Mapping {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a null hint without MAP_FIXED replaces no existing mapping.
         let reserved = unsafe { mmap_anonymous(ptr::null_mut(), total, ProtFlags::empty(), flags) };
-        let reserved = reserved.map_err(OsError::at("mmap", || {
-            format!("reserving {total} bytes of addresses")
-        }))?;
+        let reserved =
+            reserved.map_err(OsError::at("mmap", || format!("reserving {total} bytes of addresses")))?;
         let mapping = Self::own(reserved, total, access)?;
         mapping.place(fd, 0, file_len, 0)?;
         mapping.place(fd, file_len, ring_len, head_len)?;
@@ -124,9 +123,7 @@ impl Mapping {
         // SAFETY: `self` owns exactly this range, so MAP_FIXED replaces nothing of anybody else's; it stays mapped and
         // readable, which is all that the holders of pointers were promised.
         let placed = unsafe { mmap_anonymous(self.at(0), self.len, ProtFlags::READ, flags) };
-        placed.map(drop).map_err(OsError::at("mmap", || {
-            format!("replacing {} bytes by zeros", self.len)
-        }))
+        placed.map(drop).map_err(OsError::at("mmap", || format!("replacing {} bytes by zeros", self.len)))
     }
 
     /// Takes over a range that `mmap` returned.
@@ -141,19 +138,11 @@ impl Mapping {
         debug_assert!(offset + len <= self.len);
         let flags = MapFlags::SHARED | MapFlags::FIXED;
         // SAFETY: [offset, offset + len) lies in the range that `self` owns, so MAP_FIXED replaces only our reservation.
-        let placed = unsafe {
-            mmap(
-                self.at(offset),
-                len,
-                self.access.protection(),
-                flags,
-                fd,
-                file_offset as u64,
-            )
-        };
-        placed.map(drop).map_err(OsError::at("mmap", || {
-            format!("mapping {len} bytes {:?} in place", self.access)
-        }))
+        let placed =
+            unsafe { mmap(self.at(offset), len, self.access.protection(), flags, fd, file_offset as u64) };
+        placed
+            .map(drop)
+            .map_err(OsError::at("mmap", || format!("mapping {len} bytes {:?} in place", self.access)))
     }
 
     fn prepared(self) -> Result<Self> {
@@ -223,11 +212,7 @@ pub fn page_size() -> usize {
 fn check_pages(what: &'static str, len: usize) -> Result<()> {
     let unit = page_size();
     if len == 0 || !len.is_multiple_of(unit) {
-        return Err(OsError::Misaligned {
-            what,
-            have: len as u64,
-            unit: unit as u64,
-        });
+        return Err(OsError::Misaligned { what, have: len as u64, unit: unit as u64 });
     }
     Ok(())
 }
@@ -235,11 +220,7 @@ fn check_pages(what: &'static str, len: usize) -> Result<()> {
 fn check_size(fd: BorrowedFd<'_>, len: usize) -> Result<()> {
     let have = memfd::size(fd)?;
     if have < len as u64 {
-        return Err(OsError::WrongSize {
-            have,
-            min: len as u64,
-            max: u64::MAX,
-        });
+        return Err(OsError::WrongSize { have, min: len as u64, max: u64::MAX });
     }
     Ok(())
 }
@@ -309,26 +290,11 @@ mod tests {
     fn lengths_are_checked() {
         let (fd, page) = memory(2);
         let fd = fd.as_fd();
-        assert!(matches!(
-            Mapping::shared(fd, 0, Access::ReadOnly),
-            Err(OsError::Misaligned { .. })
-        ));
-        assert!(matches!(
-            Mapping::shared(fd, page + 1, Access::ReadOnly),
-            Err(OsError::Misaligned { .. })
-        ));
-        assert!(matches!(
-            Mapping::shared(fd, 3 * page, Access::ReadOnly),
-            Err(OsError::WrongSize { .. })
-        ));
-        assert!(matches!(
-            Mapping::mirrored(fd, page, 0, Access::ReadOnly),
-            Err(OsError::Misaligned { .. })
-        ));
-        assert!(matches!(
-            Mapping::mirrored(fd, 1, page, Access::ReadOnly),
-            Err(OsError::Misaligned { .. })
-        ));
+        assert!(matches!(Mapping::shared(fd, 0, Access::ReadOnly), Err(OsError::Misaligned { .. })));
+        assert!(matches!(Mapping::shared(fd, page + 1, Access::ReadOnly), Err(OsError::Misaligned { .. })));
+        assert!(matches!(Mapping::shared(fd, 3 * page, Access::ReadOnly), Err(OsError::WrongSize { .. })));
+        assert!(matches!(Mapping::mirrored(fd, page, 0, Access::ReadOnly), Err(OsError::Misaligned { .. })));
+        assert!(matches!(Mapping::mirrored(fd, 1, page, Access::ReadOnly), Err(OsError::Misaligned { .. })));
         assert!(matches!(
             Mapping::mirrored(fd, page, 2 * page, Access::ReadOnly),
             Err(OsError::WrongSize { .. })
@@ -341,10 +307,7 @@ mod tests {
     fn a_writable_mapping_is_prefaulted_and_not_inherited() {
         let (fd, page) = memory(16);
         let mapping = Mapping::shared(fd.as_fd(), 16 * page, Access::ReadWrite).unwrap();
-        assert_eq!(
-            rustix::fs::fstat(&fd).unwrap().st_blocks as usize * 512,
-            16 * page
-        );
+        assert_eq!(rustix::fs::fstat(&fd).unwrap().st_blocks as usize * 512, 16 * page);
         assert!(flags_of(&mapping).contains(" dc"), "MADV_DONTFORK");
         let reader = Mapping::shared(fd.as_fd(), 16 * page, Access::ReadOnly).unwrap();
         assert!(!flags_of(&reader).contains(" dc"));
@@ -355,10 +318,7 @@ mod tests {
         let start = format!("{:x}-", mapping.base().as_ptr() as usize);
         let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let area = maps.lines().skip_while(|line| !line.starts_with(&start));
-        area.into_iter()
-            .find(|line| line.starts_with("VmFlags:"))
-            .unwrap()
-            .to_owned()
+        area.into_iter().find(|line| line.starts_with("VmFlags:")).unwrap().to_owned()
     }
 
     #[test]
@@ -367,10 +327,7 @@ mod tests {
         rustix::io::pwrite(&fd, b"abc", page as u64).unwrap();
         let mapping = Mapping::shared(fd.as_fd(), 4 * page, Access::ReadWrite).unwrap();
         mapping.touch_every_page().unwrap();
-        assert_eq!(
-            [load(&mapping, page), load(&mapping, page + 2), load(&mapping, 0)],
-            [b'a', b'c', 0]
-        );
+        assert_eq!([load(&mapping, page), load(&mapping, page + 2), load(&mapping, 0)], [b'a', b'c', 0]);
     }
 
     #[test]
@@ -384,11 +341,7 @@ mod tests {
         assert_eq!(load(&reader, 4 * page), 5);
         reader.replace_with_zeros().unwrap();
         reader.replace_with_zeros().unwrap();
-        assert!(
-            (0..5 * page)
-                .step_by(page)
-                .all(|offset| load(&reader, offset) == 0)
-        );
+        assert!((0..5 * page).step_by(page).all(|offset| load(&reader, offset) == 0));
         assert_eq!(load(&writer, page), 5);
     }
 
@@ -401,11 +354,7 @@ mod tests {
             mapping.base().as_ptr() as usize,
             mapping.base().as_ptr() as usize + 67 * page
         );
-        let listed = || {
-            std::fs::read_to_string("/proc/self/maps")
-                .unwrap()
-                .contains(&line)
-        };
+        let listed = || std::fs::read_to_string("/proc/self/maps").unwrap().contains(&line);
         assert!(listed());
         drop(mapping);
         assert!(!listed());

@@ -43,11 +43,7 @@ impl Sealing {
 pub fn create(name: &str, bytes: u64) -> Result<OwnedFd> {
     let max = i64::MAX as u64;
     if !(1..=max).contains(&bytes) {
-        return Err(OsError::WrongSize {
-            have: bytes,
-            min: 1,
-            max,
-        });
+        return Err(OsError::WrongSize { have: bytes, min: 1, max });
     }
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let fd = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
@@ -55,12 +51,8 @@ pub fn create(name: &str, bytes: u64) -> Result<OwnedFd> {
         Err(Errno::INVAL) => memfd_create(name, flags),
         other => other,
     };
-    let fd = fd.map_err(OsError::at("memfd_create", || {
-        format!("creating shared memory {name:?}")
-    }))?;
-    ftruncate(&fd, bytes).map_err(OsError::at("ftruncate", || {
-        format!("giving {name:?} {bytes} bytes")
-    }))?;
+    let fd = fd.map_err(OsError::at("memfd_create", || format!("creating shared memory {name:?}")))?;
+    ftruncate(&fd, bytes).map_err(OsError::at("ftruncate", || format!("giving {name:?} {bytes} bytes")))?;
     Ok(fd)
 }
 
@@ -76,9 +68,7 @@ pub fn allocate(fd: BorrowedFd<'_>, bytes: u64) -> Result<()> {
         match fallocate(fd, FallocateFlags::empty(), 0, bytes) {
             Err(Errno::INTR) => {}
             other => {
-                return other.map_err(OsError::at("fallocate", || {
-                    format!("taking {bytes} bytes of memory")
-                }));
+                return other.map_err(OsError::at("fallocate", || format!("taking {bytes} bytes of memory")));
             }
         }
     }
@@ -90,9 +80,8 @@ pub fn allocate(fd: BorrowedFd<'_>, bytes: u64) -> Result<()> {
 /// # Errors
 /// [`OsError::Syscall`]: `EPERM` if the fd is read-only or its seals are final already, `EINVAL` if it is no memfd.
 pub fn seal(fd: BorrowedFd<'_>, sealing: Sealing) -> Result<()> {
-    fcntl_add_seals(fd, sealing.flags()).map_err(OsError::at("fcntl(F_ADD_SEALS)", || {
-        format!("sealing {sealing:?} memory")
-    }))
+    fcntl_add_seals(fd, sealing.flags())
+        .map_err(OsError::at("fcntl(F_ADD_SEALS)", || format!("sealing {sealing:?} memory")))
 }
 
 /// Checks a memfd before it is mapped and gives its size in bytes, in `1..=max_bytes`: it carries all seals of `sealing`
@@ -106,21 +95,15 @@ pub fn verify(fd: BorrowedFd<'_>, sealing: Sealing, max_bytes: u64) -> Result<u6
     let want = sealing.flags();
     let have = match fcntl_get_seals(fd) {
         Err(Errno::INVAL) => SealFlags::empty(),
-        other => other.map_err(OsError::at(
-            "fcntl(F_GET_SEALS)",
-            || "reading the seals of received memory",
-        ))?,
+        other => {
+            other.map_err(OsError::at("fcntl(F_GET_SEALS)", || "reading the seals of received memory"))?
+        }
     };
     if !have.contains(want) {
-        return Err(OsError::Unsealed {
-            have: have.bits(),
-            want: want.bits(),
-        });
+        return Err(OsError::Unsealed { have: have.bits(), want: want.bits() });
     }
-    let volume = fstatfs(fd).map_err(OsError::at(
-        "fstatfs",
-        || "reading the file system of received memory",
-    ))?;
+    let volume =
+        fstatfs(fd).map_err(OsError::at("fstatfs", || "reading the file system of received memory"))?;
     // The width of the field differs between C libraries.
     #[allow(clippy::unnecessary_cast)]
     let kind = volume.f_type as i64;
@@ -129,11 +112,7 @@ pub fn verify(fd: BorrowedFd<'_>, sealing: Sealing, max_bytes: u64) -> Result<u6
     }
     let have = size(fd)?;
     if !(1..=max_bytes).contains(&have) {
-        return Err(OsError::WrongSize {
-            have,
-            min: 1,
-            max: max_bytes,
-        });
+        return Err(OsError::WrongSize { have, min: 1, max: max_bytes });
     }
     Ok(have)
 }
@@ -172,14 +151,7 @@ mod tests {
             assert_eq!(ftruncate(&fd, 4096), Err(Errno::PERM));
             assert_eq!(ftruncate(&fd, 16384), Err(Errno::PERM));
             let written = rustix::io::pwrite(&fd, b"x", 0);
-            assert_eq!(
-                written,
-                if sealing == Sealing::Owned {
-                    Err(Errno::PERM)
-                } else {
-                    Ok(1)
-                }
-            );
+            assert_eq!(written, if sealing == Sealing::Owned { Err(Errno::PERM) } else { Ok(1) });
             assert_eq!(seal(fd.as_fd(), sealing).unwrap_err().errno(), Some(libc::EPERM));
         }
     }
@@ -187,26 +159,16 @@ mod tests {
     #[test]
     fn memfds_are_close_on_exec() {
         let fd = create("test", 1).unwrap();
-        assert!(
-            rustix::io::fcntl_getfd(&fd)
-                .unwrap()
-                .contains(rustix::io::FdFlags::CLOEXEC)
-        );
+        assert!(rustix::io::fcntl_getfd(&fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
     }
 
     #[test]
     fn weaker_seals_are_refused() {
         let fd = create("test", 4096).unwrap();
-        assert!(matches!(
-            verify(fd.as_fd(), Sealing::Shared, 4096),
-            Err(OsError::Unsealed { .. })
-        ));
+        assert!(matches!(verify(fd.as_fd(), Sealing::Shared, 4096), Err(OsError::Unsealed { .. })));
         seal(fd.as_fd(), Sealing::Shared).unwrap();
         let error = verify(fd.as_fd(), Sealing::Owned, 4096).unwrap_err();
-        assert!(
-            matches!(error, OsError::Unsealed { want: 0x17, have } if have & 0x17 == 0x7),
-            "{error}"
-        );
+        assert!(matches!(error, OsError::Unsealed { want: 0x17, have } if have & 0x17 == 0x7), "{error}");
     }
 
     #[test]
@@ -241,20 +203,10 @@ mod tests {
         let fd = create("test", 8192).unwrap();
         seal(fd.as_fd(), Sealing::Shared).unwrap();
         let error = verify(fd.as_fd(), Sealing::Shared, 8191).unwrap_err();
-        assert_eq!(
-            error,
-            OsError::WrongSize {
-                have: 8192,
-                min: 1,
-                max: 8191
-            }
-        );
+        assert_eq!(error, OsError::WrongSize { have: 8192, min: 1, max: 8191 });
         let empty = memfd_create("empty", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
         seal(empty.as_fd(), Sealing::Shared).unwrap();
-        assert!(matches!(
-            verify(empty.as_fd(), Sealing::Shared, 1),
-            Err(OsError::WrongSize { have: 0, .. })
-        ));
+        assert!(matches!(verify(empty.as_fd(), Sealing::Shared, 1), Err(OsError::WrongSize { have: 0, .. })));
         assert!(matches!(create("test", 0), Err(OsError::WrongSize { .. })));
         assert!(matches!(create("test", u64::MAX), Err(OsError::WrongSize { .. })));
     }
@@ -262,19 +214,13 @@ mod tests {
     #[test]
     fn more_memory_than_there_is_fails_before_it_is_touched() {
         let fd = create("test", 1 << 50).unwrap();
-        assert!(matches!(
-            allocate(fd.as_fd(), 1 << 50),
-            Err(OsError::TooLittleMemory { .. })
-        ));
+        assert!(matches!(allocate(fd.as_fd(), 1 << 50), Err(OsError::TooLittleMemory { .. })));
         assert_eq!(fstat(&fd).unwrap().st_blocks, 0);
     }
 
     #[test]
     fn a_bad_name_is_an_error() {
-        assert_eq!(
-            create(&"x".repeat(300), 1).unwrap_err().errno(),
-            Some(libc::EINVAL)
-        );
+        assert_eq!(create(&"x".repeat(300), 1).unwrap_err().errno(), Some(libc::EINVAL));
         assert_eq!(create("nul\0inside", 1).unwrap_err().errno(), Some(libc::EINVAL));
     }
 }

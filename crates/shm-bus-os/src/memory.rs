@@ -20,16 +20,11 @@ pub struct Available {
 /// The tightest of `MemAvailable` in procfs and the memory limits of this process's cgroup and its parents (version 2 and
 /// version 1, where mounted at the usual place below sysfs). `None` if none of them can be read. Swap does not count.
 pub fn available() -> Option<Available> {
-    let machine = fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| mem_available(&text));
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_available(&text));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let root = Path::new("/sys/fs/cgroup");
     machine
-        .map(|bytes| Available {
-            bytes,
-            limit: "MemAvailable",
-        })
+        .map(|bytes| Available { bytes, limit: "MemAvailable" })
         .into_iter()
         .chain(groups.lines().filter_map(|line| cgroup_room(root, line)))
         .min_by_key(|found| found.bytes)
@@ -41,25 +36,17 @@ pub fn available() -> Option<Available> {
 /// [`OsError::TooLittleMemory`] with both figures. Where nothing is known ([`available`] is `None`) the check passes.
 pub fn check(bytes: u64) -> Result<()> {
     match available() {
-        Some(found) if bytes > found.bytes => Err(OsError::TooLittleMemory {
-            want: bytes,
-            have: found.bytes,
-            limit: found.limit,
-        }),
+        Some(found) if bytes > found.bytes => {
+            Err(OsError::TooLittleMemory { want: bytes, have: found.bytes, limit: found.limit })
+        }
         _ => Ok(()),
     }
 }
 
 /// `MemAvailable` in bytes; procfs states it in KiB.
 fn mem_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.split_whitespace()
-        .next()?
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(1024)
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The room in the cgroup that one line of `/proc/self/cgroup` names (`ID:CONTROLLERS:PATH`) and in its parents.
@@ -71,23 +58,13 @@ fn cgroup_room(root: &Path, line: &str) -> Option<Available> {
         let mounts = [root.to_path_buf(), root.join("unified")];
         let names = ["memory.max", "memory.current", "inactive_file", "active_file"];
         let rooms = mounts.iter().filter_map(|mount| walk(mount, path, names));
-        return rooms.min().map(|bytes| Available {
-            bytes,
-            limit: "memory.max of the cgroup",
-        });
+        return rooms.min().map(|bytes| Available { bytes, limit: "memory.max of the cgroup" });
     }
     if controllers.split(',').any(|name| name == "memory") {
-        let names = [
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-            "total_inactive_file",
-            "total_active_file",
-        ];
+        let names =
+            ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "total_active_file"];
         let room = walk(&root.join("memory"), path, names);
-        return room.map(|bytes| Available {
-            bytes,
-            limit: "memory.limit_in_bytes of the cgroup",
-        });
+        return room.map(|bytes| Available { bytes, limit: "memory.limit_in_bytes of the cgroup" });
     }
     None
 }
@@ -99,13 +76,8 @@ fn walk(mount: &Path, path: &str, [limit, usage, inactive, active]: [&str; 4]) -
     leaf.ancestors()
         .take_while(|directory| directory.starts_with(mount))
         .filter_map(|directory| {
-            let number = |name: &str| {
-                fs::read_to_string(directory.join(name))
-                    .ok()?
-                    .trim()
-                    .parse::<u64>()
-                    .ok()
-            };
+            let number =
+                |name: &str| fs::read_to_string(directory.join(name)).ok()?.trim().parse::<u64>().ok();
             // "max" does not parse: no limit here.
             let (limit, usage) = (number(limit)?, number(usage)?);
             let stat = fs::read_to_string(directory.join("memory.stat")).unwrap_or_default();
@@ -133,19 +105,13 @@ mod tests {
         assert!(available().unwrap().bytes > 0);
         check(4096).unwrap();
         let error = check(1 << 60).unwrap_err();
-        assert!(
-            matches!(error, OsError::TooLittleMemory { want, .. } if want == 1 << 60),
-            "{error}"
-        );
+        assert!(matches!(error, OsError::TooLittleMemory { want, .. } if want == 1 << 60), "{error}");
         assert!(error.to_string().contains("ringBytes"), "{error}");
     }
 
     #[test]
     fn meminfo_is_in_kib() {
-        assert_eq!(
-            mem_available("MemTotal: 9 kB\nMemAvailable:     12 kB\n"),
-            Some(12 * 1024)
-        );
+        assert_eq!(mem_available("MemTotal: 9 kB\nMemAvailable:     12 kB\n"), Some(12 * 1024));
         assert_eq!(mem_available("MemTotal: 9 kB\n"), None);
     }
 
@@ -159,11 +125,7 @@ mod tests {
         let parent = root.path().join("a");
         fs::write(parent.join("memory.max"), "1000\n").unwrap();
         fs::write(parent.join("memory.current"), "700\n").unwrap();
-        fs::write(
-            parent.join("memory.stat"),
-            "anon 1\ninactive_file 40\nactive_file 60\n",
-        )
-        .unwrap();
+        fs::write(parent.join("memory.stat"), "anon 1\ninactive_file 40\nactive_file 60\n").unwrap();
         assert_eq!(cgroup_room(root.path(), "0::/a/b").unwrap().bytes, 400);
         assert_eq!(cgroup_room(root.path(), "0::/a/not-mounted").unwrap().bytes, 400);
         assert_eq!(cgroup_room(root.path(), "0::/"), None);

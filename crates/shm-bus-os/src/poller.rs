@@ -21,20 +21,11 @@ pub struct Interest {
 
 impl Interest {
     /// Reading only.
-    pub const READ: Self = Self {
-        readable: true,
-        writable: false,
-    };
+    pub const READ: Self = Self { readable: true, writable: false };
     /// Writing only.
-    pub const WRITE: Self = Self {
-        readable: false,
-        writable: true,
-    };
+    pub const WRITE: Self = Self { readable: false, writable: true };
     /// Both.
-    pub const BOTH: Self = Self {
-        readable: true,
-        writable: true,
-    };
+    pub const BOTH: Self = Self { readable: true, writable: true };
 
     fn flags(self) -> EventFlags {
         let mut flags = EventFlags::empty();
@@ -70,9 +61,7 @@ impl Poller {
     /// [`OsError::Syscall`]: `EMFILE`, `ENFILE`, `ENOMEM`.
     pub fn new() -> Result<Self> {
         let fd = epoll::create(CreateFlags::CLOEXEC);
-        Ok(Self {
-            fd: fd.map_err(OsError::at("epoll_create1", || "making an epoll instance"))?,
-        })
+        Ok(Self { fd: fd.map_err(OsError::at("epoll_create1", || "making an epoll instance"))? })
     }
 
     /// Adds an fd: `epoll_ctl(EPOLL_CTL_ADD)`. [Remove](Poller::remove) it before closing it: while a copy of it is open
@@ -82,9 +71,7 @@ impl Poller {
     /// [`OsError::Syscall`]: `EEXIST`, `EPERM` (a plain file), `ENOSPC` (the user's limit of watches).
     pub fn add(&self, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> Result<()> {
         epoll::add(&self.fd, fd, EventData::new_u64(token), interest.flags())
-            .map_err(OsError::at("epoll_ctl(EPOLL_CTL_ADD)", || {
-                format!("watching fd for token {token}")
-            }))
+            .map_err(OsError::at("epoll_ctl(EPOLL_CTL_ADD)", || format!("watching fd for token {token}")))
     }
 
     /// Changes token and interest of an fd: `epoll_ctl(EPOLL_CTL_MOD)`.
@@ -121,9 +108,7 @@ impl Poller {
             match epoll::wait(&self.fd, &mut ready, left.as_ref()) {
                 Err(Errno::INTR) => {}
                 Err(errno) => {
-                    return Err(OsError::at("epoll_wait", || "waiting for file descriptors")(
-                        errno,
-                    ));
+                    return Err(OsError::at("epoll_wait", || "waiting for file descriptors")(errno));
                 }
                 Ok((found, _)) => {
                     events.extend(found.iter().map(from_kernel));
@@ -153,10 +138,7 @@ fn from_kernel(found: &epoll::Event) -> Event {
 /// Whole milliseconds, rounded up so that a wait is never too short. Finer ones would need a call newer than Linux 5.10.
 fn milliseconds(left: Duration) -> Timespec {
     let millis = left.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i64;
-    Timespec {
-        tv_sec: millis / 1000,
-        tv_nsec: millis % 1000 * 1_000_000,
-    }
+    Timespec { tv_sec: millis / 1000, tv_nsec: millis % 1000 * 1_000_000 }
 }
 
 #[cfg(test)]
@@ -176,37 +158,15 @@ mod tests {
         assert_eq!(events, []);
         two.signal().unwrap();
         poller.wait(&mut events, None).unwrap();
-        assert_eq!(
-            events,
-            [Event {
-                token: u64::MAX,
-                readable: true,
-                writable: false,
-                hangup: false
-            }]
-        );
+        assert_eq!(events, [Event { token: u64::MAX, readable: true, writable: false, hangup: false }]);
         poller.modify(two.as_fd(), 2, Interest::BOTH).unwrap();
         poller.wait(&mut events, None).unwrap();
-        assert_eq!(
-            events,
-            [Event {
-                token: 2,
-                readable: true,
-                writable: true,
-                hangup: false
-            }]
-        );
+        assert_eq!(events, [Event { token: 2, readable: true, writable: true, hangup: false }]);
         poller.remove(two.as_fd()).unwrap();
         poller.wait(&mut events, Some(Duration::ZERO)).unwrap();
         assert_eq!(events, []);
-        assert_eq!(
-            poller.remove(two.as_fd()).unwrap_err().errno(),
-            Some(libc::ENOENT)
-        );
-        assert_eq!(
-            poller.add(one.as_fd(), 1, Interest::READ).unwrap_err().errno(),
-            Some(libc::EEXIST)
-        );
+        assert_eq!(poller.remove(two.as_fd()).unwrap_err().errno(), Some(libc::ENOENT));
+        assert_eq!(poller.add(one.as_fd(), 1, Interest::READ).unwrap_err().errno(), Some(libc::EEXIST));
     }
 
     #[test]
@@ -218,10 +178,7 @@ mod tests {
         drop(other);
         let mut events = Vec::new();
         poller.wait(&mut events, None).unwrap();
-        assert!(
-            events.len() == 1 && events[0].hangup && events[0].token == 9,
-            "{events:?}"
-        );
+        assert!(events.len() == 1 && events[0].hangup && events[0].token == 9, "{events:?}");
     }
 
     #[test]

@@ -50,10 +50,7 @@ impl Support {
             ("eventfd2(2)", self.eventfd),
         ];
         for (feature, status) in mandatory {
-            status.map_err(|errno| OsError::Missing {
-                feature,
-                why: explain(errno),
-            })?;
+            status.map_err(|errno| OsError::Missing { feature, why: explain(errno) })?;
         }
         Ok(())
     }
@@ -62,12 +59,7 @@ impl Support {
 /// Tries every feature once. Costs some microseconds and leaves nothing open.
 pub fn probe() -> Support {
     let memory = memfd_create("shm-bus-probe", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
-    let seal = |seals| {
-        memory
-            .as_ref()
-            .map_err(|errno| *errno)
-            .and_then(|fd| fcntl_add_seals(fd, seals))
-    };
+    let seal = |seals| memory.as_ref().map_err(|errno| *errno).and_then(|fd| fcntl_add_seals(fd, seals));
     // In this order: after SEAL no other seal could be added.
     let size = seal(SealFlags::SHRINK | SealFlags::GROW);
     let future_write = seal(SealFlags::FUTURE_WRITE);
@@ -104,12 +96,7 @@ fn probe_futex() -> Status {
 }
 
 fn probe_peer_pidfd() -> Status {
-    let (one, _other) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let (one, _other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     peer_pidfd_option(one.as_fd()).map(drop)
 }
 
@@ -150,12 +137,7 @@ mod tests {
 
     /// One instruction of a filter program.
     fn instruction(code: u32, operand: u32, if_true: u8, if_false: u8) -> libc::sock_filter {
-        libc::sock_filter {
-            code: code as u16,
-            jt: if_true,
-            jf: if_false,
-            k: operand,
-        }
+        libc::sock_filter { code: code as u16, jt: if_true, jf: if_false, k: operand }
     }
 
     /// From here on, in this thread only, system call `number` fails with `errno`; with `Some(operation)` only if its
@@ -173,10 +155,7 @@ mod tests {
             program.extend([load(24), equals(operation), allow]);
         }
         program.push(refuse);
-        let filter = libc::sock_fprog {
-            len: program.len() as u16,
-            filter: program.as_mut_ptr(),
-        };
+        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
         // The variable arguments of prctl are longs; an int would leave half of each undefined.
         let (zero, one, mode): (c_ulong, c_ulong, c_ulong) = (0, 1, c_ulong::from(libc::SECCOMP_MODE_FILTER));
         // SAFETY: both calls read their arguments only; `filter` points at `program`, which is alive. The filter can only
@@ -198,19 +177,10 @@ mod tests {
 
     #[test]
     fn a_forbidden_memfd_create_is_named() {
-        for (errno, cause) in [
-            (libc::ENOSYS, "older than Linux 5.10"),
-            (libc::EPERM, "forbids it"),
-        ] {
+        for (errno, cause) in [(libc::ENOSYS, "older than Linux 5.10"), (libc::EPERM, "forbids it")] {
             let message = without(libc::SYS_memfd_create, None, errno);
-            assert!(
-                message.starts_with("shm-bus needs memfd_create(2): "),
-                "{message}"
-            );
-            assert!(
-                message.contains("seccomp") && message.contains(cause),
-                "{message}"
-            );
+            assert!(message.starts_with("shm-bus needs memfd_create(2): "), "{message}");
+            assert!(message.contains("seccomp") && message.contains(cause), "{message}");
         }
     }
 
@@ -219,10 +189,7 @@ mod tests {
         for errno in [libc::ENOSYS, libc::EPERM] {
             // The shared kind only, as std itself uses the private one.
             let message = without(libc::SYS_futex, Some(libc::FUTEX_WAIT_BITSET as u32), errno);
-            assert!(
-                message.contains("FUTEX_WAIT_BITSET") && message.contains("seccomp"),
-                "{message}"
-            );
+            assert!(message.contains("FUTEX_WAIT_BITSET") && message.contains("seccomp"), "{message}");
         }
     }
 

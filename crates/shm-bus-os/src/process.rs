@@ -53,10 +53,7 @@ pub fn is_dead(pidfd: BorrowedFd<'_>) -> Result<bool> {
 /// # Errors
 /// [`OsError::Syscall`] as `poll` gives it.
 pub fn wait_dead(pidfd: BorrowedFd<'_>, timeout: Duration) -> Result<bool> {
-    let timeout = Timespec {
-        tv_sec: timeout.as_secs() as i64,
-        tv_nsec: timeout.subsec_nanos().into(),
-    };
+    let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
     let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
     loop {
         match poll(&mut fds, Some(&timeout)) {
@@ -82,10 +79,7 @@ pub fn start_time(pid: u32) -> Result<u64> {
 /// owner of the procfs files would not do, it is root for a process that cannot be dumped.
 pub(crate) fn has_uid(pid: u32, uid: u32) -> Result<bool> {
     let text = read(pid, "status")?;
-    let ids = text
-        .lines()
-        .find_map(|line| line.strip_prefix("Uid:"))
-        .unwrap_or("");
+    let ids = text.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or("");
     Ok(ids.split_whitespace().any(|id| id.parse() == Ok(uid)))
 }
 
@@ -126,10 +120,7 @@ mod tests {
         child.wait().unwrap();
         assert!(is_dead(pidfd.as_fd()).unwrap());
         assert_eq!(pidfd_open(child.id()).unwrap_err().errno(), Some(libc::ESRCH));
-        assert!(matches!(
-            start_time(child.id()).unwrap_err().errno(),
-            Some(libc::ENOENT | libc::ESRCH)
-        ));
+        assert!(matches!(start_time(child.id()).unwrap_err().errno(), Some(libc::ENOENT | libc::ESRCH)));
     }
 
     #[test]
@@ -156,11 +147,7 @@ mod tests {
     fn the_command_may_contain_anything() {
         let tail = "S 1 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 10 11";
         for command in ["sh", "a b", "a) R 1 2", "((", "x\n) (y"] {
-            assert_eq!(
-                parse_start_time(&format!("17 ({command}) {tail}\n")),
-                Some(987_654),
-                "{command:?}"
-            );
+            assert_eq!(parse_start_time(&format!("17 ({command}) {tail}\n")), Some(987_654), "{command:?}");
         }
         assert_eq!(parse_start_time("17 (sh) S 1 2"), None);
         assert_eq!(parse_start_time(""), None);

@@ -27,11 +27,7 @@ impl RuntimeDir {
     /// `$SHM_BUS_RUNTIME_DIR`, `$XDG_RUNTIME_DIR/shm-bus`, `/run/user/UID/shm-bus` if `/run/user/UID` exists,
     /// `/tmp/shm-bus-UID`.
     pub fn default_path(variable: impl Fn(&str) -> Option<OsString>) -> PathBuf {
-        let directory = |name| {
-            variable(name)
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-        };
+        let directory = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
         if let Some(path) = directory("SHM_BUS_RUNTIME_DIR") {
             return path;
         }
@@ -73,10 +69,7 @@ impl RuntimeDir {
     fn open_private(path: &Path) -> Result<Self> {
         // Without a trailing slash or dot, which would make the kernel follow a symlink after all.
         let path: PathBuf = path.components().collect();
-        let not_private = |why: &str| OsError::NotPrivate {
-            path: path.clone(),
-            why: why.to_owned(),
-        };
+        let not_private = |why: &str| OsError::NotPrivate { path: path.clone(), why: why.to_owned() };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = match open(&path, flags, Mode::empty()) {
             Ok(fd) => fd,
@@ -86,12 +79,8 @@ impl RuntimeDir {
                 ));
             }
             Err(errno) => {
-                let what = || {
-                    format!(
-                        "opening the runtime directory {} (make it with mode 0700)",
-                        path.display()
-                    )
-                };
+                let what =
+                    || format!("opening the runtime directory {} (make it with mode 0700)", path.display());
                 return Err(OsError::at("open", what)(errno));
             }
         };
@@ -105,9 +94,7 @@ impl RuntimeDir {
         }
         let mode = stat.st_mode & 0o7777;
         if mode & 0o077 != 0 {
-            return Err(not_private(&format!(
-                "its mode {mode:04o} lets others in; run chmod 700 on it"
-            )));
+            return Err(not_private(&format!("its mode {mode:04o} lets others in; run chmod 700 on it")));
         }
         Ok(Self { fd, path })
     }
@@ -123,9 +110,7 @@ impl RuntimeDir {
     /// [`OsError::Syscall`] with `EINVAL` if `name` is empty, `.`, `..`, or contains a slash or a zero byte.
     pub fn file(&self, name: &str) -> Result<PathBuf> {
         if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) {
-            return Err(OsError::at("open", || format!("using {name:?} as a file name"))(
-                Errno::INVAL,
-            ));
+            return Err(OsError::at("open", || format!("using {name:?} as a file name"))(Errno::INVAL));
         }
         Ok(self.path.join(name))
     }
@@ -138,11 +123,7 @@ impl RuntimeDir {
         let path = self.file(name)?;
         let have = path.as_os_str().len();
         if have > MAX_PATH {
-            return Err(OsError::NameTooLong {
-                name: path.display().to_string(),
-                have,
-                max: MAX_PATH,
-            });
+            return Err(OsError::NameTooLong { name: path.display().to_string(), have, max: MAX_PATH });
         }
         Ok(path)
     }
@@ -164,20 +145,14 @@ mod tests {
 
     fn default(variables: &[(&str, &str)]) -> PathBuf {
         let find = |name: &str| {
-            variables
-                .iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| OsString::from(value))
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
         };
         RuntimeDir::default_path(find)
     }
 
     #[test]
     fn the_environment_decides_first() {
-        assert_eq!(
-            default(&[("SHM_BUS_RUNTIME_DIR", "/a"), ("XDG_RUNTIME_DIR", "/b")]),
-            Path::new("/a")
-        );
+        assert_eq!(default(&[("SHM_BUS_RUNTIME_DIR", "/a"), ("XDG_RUNTIME_DIR", "/b")]), Path::new("/a"));
         assert_eq!(
             default(&[("SHM_BUS_RUNTIME_DIR", ""), ("XDG_RUNTIME_DIR", "/b")]),
             Path::new("/b/shm-bus")
@@ -197,10 +172,7 @@ mod tests {
     fn a_default_directory_is_made_private_and_found_again() {
         let scratch = Scratch::new("runtime");
         let path = scratch.path().join("shm-bus");
-        assert_eq!(
-            RuntimeDir::open(Some(&path)).unwrap_err().errno(),
-            Some(libc::ENOENT)
-        );
+        assert_eq!(RuntimeDir::open(Some(&path)).unwrap_err().errno(), Some(libc::ENOENT));
         for _ in 0..2 {
             let runtime = RuntimeDir::open_or_make(&path).unwrap();
             assert_eq!(runtime.path(), path);
@@ -229,17 +201,11 @@ mod tests {
         let slash = scratch.path().join("link/");
         let dot = scratch.path().join("link/.");
         for path in [link, slash, dot] {
-            assert!(
-                matches!(RuntimeDir::open(Some(&path)), Err(OsError::NotPrivate { .. })),
-                "{path:?}"
-            );
+            assert!(matches!(RuntimeDir::open(Some(&path)), Err(OsError::NotPrivate { .. })), "{path:?}");
         }
         let file = scratch.path().join("file");
         fs::write(&file, "").unwrap();
-        assert!(matches!(
-            RuntimeDir::open_or_make(&file),
-            Err(OsError::NotPrivate { .. })
-        ));
+        assert!(matches!(RuntimeDir::open_or_make(&file), Err(OsError::NotPrivate { .. })));
 
         // Only root can give a directory away.
         if chown(&path, Some(12345), None).is_ok() {
@@ -253,28 +219,11 @@ mod tests {
         let scratch = Scratch::new("socket");
         let runtime = RuntimeDir::open(Some(scratch.path())).unwrap();
         let room = MAX_PATH - scratch.path().as_os_str().len() - 1;
-        assert_eq!(
-            runtime.socket(&"x".repeat(room)).unwrap().as_os_str().len(),
-            MAX_PATH
-        );
+        assert_eq!(runtime.socket(&"x".repeat(room)).unwrap().as_os_str().len(), MAX_PATH);
         let error = runtime.socket(&"x".repeat(room + 1)).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                OsError::NameTooLong {
-                    have: 108,
-                    max: 107,
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert!(matches!(error, OsError::NameTooLong { have: 108, max: 107, .. }), "{error}");
         for name in ["", ".", "..", "a/b", "/abs", "nul\0"] {
-            assert_eq!(
-                runtime.socket(name).unwrap_err().errno(),
-                Some(libc::EINVAL),
-                "{name:?}"
-            );
+            assert_eq!(runtime.socket(name).unwrap_err().errno(), Some(libc::EINVAL), "{name:?}");
         }
     }
 }

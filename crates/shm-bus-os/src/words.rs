@@ -23,9 +23,7 @@ impl Mapping {
     /// [`OsError::WrongKind`] if it is mapped read-only.
     pub fn region(self: &Arc<Self>) -> Result<Region> {
         if self.access() != Access::ReadWrite {
-            return Err(OsError::WrongKind {
-                want: "a writable mapping",
-            });
+            return Err(OsError::WrongKind { want: "a writable mapping" });
         }
         let owner: Arc<dyn Any + Send + Sync> = self.clone();
         // SAFETY: as above, and it is mapped writable.

@@ -28,11 +28,7 @@ impl Bucket {
     pub fn of_all(destinations: &[Address]) -> Bucket {
         let mut buckets = destinations.iter().map(|d| Bucket::of(*d));
         let first = buckets.next().unwrap_or(Bucket::MIXED);
-        if buckets.all(|b| b == first) {
-            first
-        } else {
-            Bucket::MIXED
-        }
+        if buckets.all(|b| b == first) { first } else { Bucket::MIXED }
     }
 
     /// Whether every reader has to look at a frame of this bucket.
@@ -45,11 +41,7 @@ impl Bucket {
     /// everyone.
     #[inline]
     pub fn futex_bits(self) -> u32 {
-        if self.concerns_all() {
-            u32::MAX
-        } else {
-            1 << (self.0 % 31)
-        }
+        if self.concerns_all() { u32::MAX } else { 1 << (self.0 % 31) }
     }
 }
 
@@ -102,9 +94,7 @@ impl BucketSet {
 
     /// The futex bitset of a sleeper with this set. Bit 31 is always in it: control records wake everyone.
     pub fn futex_bits(&self) -> u32 {
-        self.iter()
-            .filter(|b| !b.concerns_all())
-            .fold(1 << 31, |bits, b| bits | b.futex_bits())
+        self.iter().filter(|b| !b.concerns_all()).fold(1 << 31, |bits, b| bits | b.futex_bits())
     }
 }
 
@@ -123,10 +113,7 @@ mod tests {
     #[test]
     fn destinations_of_one_bucket_keep_it_and_others_mix() {
         let a = Address::group(1);
-        let other = (2..)
-            .map(Address::group)
-            .find(|g| Bucket::of(*g) != Bucket::of(a))
-            .unwrap();
+        let other = (2..).map(Address::group).find(|g| Bucket::of(*g) != Bucket::of(a)).unwrap();
         assert_eq!(Bucket::of_all(&[a, a]), Bucket::of(a));
         assert_eq!(Bucket::of_all(&[a, other]), Bucket::MIXED);
     }
@@ -135,10 +122,7 @@ mod tests {
     fn a_set_holds_what_was_put_in() {
         let mut set = BucketSet::control();
         set.insert(Bucket(7));
-        assert_eq!(
-            set.iter().collect::<alloc::vec::Vec<_>>(),
-            [Bucket(7), Bucket::CONTROL, Bucket::MIXED]
-        );
+        assert_eq!(set.iter().collect::<alloc::vec::Vec<_>>(), [Bucket(7), Bucket::CONTROL, Bucket::MIXED]);
         assert_eq!(set.len(), 3);
         assert_ne!(set.futex_bits() & Bucket(7).futex_bits(), 0);
     }

@@ -66,18 +66,12 @@ impl Gate {
     pub fn has_passed(&self, stamp: u64, bucket: Bucket) -> bool {
         stamp < self.cached
             || stamp < self.scanned_at
-                && self
-                    .readers
-                    .iter()
-                    .all(|r| r.cursor > stamp || !r.buckets.contains(bucket))
+                && self.readers.iter().all(|r| r.cursor > stamp || !r.buckets.contains(bucket))
     }
 
     /// The reader that holds the order ring: the one with the smallest cursor at the last scan.
     pub fn slowest(&self) -> Option<(AttachmentId, u64)> {
-        self.readers
-            .iter()
-            .min_by_key(|r| r.cursor)
-            .map(|r| (r.id, r.cursor))
+        self.readers.iter().min_by_key(|r| r.cursor).map(|r| (r.id, r.cursor))
     }
 
     /// The reader that holds a frame of `bucket` published at `stamp`.
@@ -106,10 +100,7 @@ fn counting_value(member: &Member, stamp: u64, page: Option<View>) -> (u64, Buck
             for (i, word) in set.0.iter_mut().enumerate() {
                 *word = page.load(payload::BUCKETS + 8 * i as u64, Ordering::Acquire);
             }
-            (
-                cursor.max(member.floor).min(stamp),
-                set.union(&BucketSet::control()),
-            )
+            (cursor.max(member.floor).min(stamp), set.union(&BucketSet::control()))
         }
         _ => (member.floor.min(stamp), BucketSet([u64::MAX; 4])),
     }

@@ -3,9 +3,9 @@
 use core::fmt;
 
 use crate::atomic::Ordering;
-use crate::lane::LaneKind;
 use crate::layout::{LAYOUT_VERSION, MAX_ATTACHMENTS, PAGE, PAYLOAD_MAGIC, payload};
 use crate::memory::{Region, View};
+use crate::names::LaneKind;
 
 /// How one attachment's payload memory is divided. A value of this type is always sound: powers of two in range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,20 +80,14 @@ impl Geometry {
         {
             return Err(GeometryError::RingBytes(ring_bytes));
         }
-        Ok(Geometry {
-            header_count,
-            ring_bytes,
-        })
+        Ok(Geometry { header_count, ring_bytes })
     }
 
     /// For the model checker, which cannot afford the sizes of real life.
     #[cfg(any(test, loom))]
     pub fn tiny(header_count: u64, ring_bytes: u64) -> Self {
         assert!(header_count.is_power_of_two() && ring_bytes.is_power_of_two());
-        Geometry {
-            header_count,
-            ring_bytes,
-        }
+        Geometry { header_count, ring_bytes }
     }
 
     /// Writes magic, version and sizes into a fresh payload memory.
@@ -119,10 +113,7 @@ impl Geometry {
             page.load(payload::RING_BYTES, Ordering::Relaxed),
         )?;
         if geometry.memfd_bytes() != bytes {
-            return Err(GeometryError::Size {
-                want: geometry.memfd_bytes(),
-                have: bytes,
-            });
+            return Err(GeometryError::Size { want: geometry.memfd_bytes(), have: bytes });
         }
         Ok(geometry)
     }
@@ -167,11 +158,7 @@ impl Geometry {
     /// The lane that a header index belongs to.
     #[inline(always)]
     pub fn lane_of(&self, index: u16) -> LaneKind {
-        if u64::from(index) < self.header_count {
-            LaneKind::Data
-        } else {
-            LaneKind::Control
-        }
+        if u64::from(index) < self.header_count { LaneKind::Data } else { LaneKind::Control }
     }
 
     /// First header and number of headers of a lane; the number is a power of two.
@@ -216,10 +203,7 @@ mod tests {
             assert_eq!(Geometry::new(1024, ring), Err(GeometryError::RingBytes(ring)));
         }
         for headers in [0, 63, 100, 1 << 16] {
-            assert_eq!(
-                Geometry::new(headers, 1 << 20),
-                Err(GeometryError::HeaderCount(headers))
-            );
+            assert_eq!(Geometry::new(headers, 1 << 20), Err(GeometryError::HeaderCount(headers)));
         }
     }
 
@@ -227,34 +211,20 @@ mod tests {
     fn what_was_stored_is_loaded_and_lies_are_refused() {
         let geometry = Geometry::new(64, 1 << 16).unwrap();
         let own = Region::zeroed(PAGE);
-        assert_eq!(
-            Geometry::load(&own, geometry.memfd_bytes()),
-            Err(GeometryError::Magic(0))
-        );
+        assert_eq!(Geometry::load(&own, geometry.memfd_bytes()), Err(GeometryError::Magic(0)));
         geometry.store(&own);
         assert_eq!(Geometry::load(&own, geometry.memfd_bytes()), Ok(geometry));
-        assert!(matches!(
-            Geometry::load(&own, 4096),
-            Err(GeometryError::Size { .. })
-        ));
+        assert!(matches!(Geometry::load(&own, 4096), Err(GeometryError::Size { .. })));
         own.store(payload::RING_BYTES, u64::MAX, Ordering::Relaxed);
-        assert_eq!(
-            Geometry::load(&own, geometry.memfd_bytes()),
-            Err(GeometryError::RingBytes(u64::MAX))
-        );
+        assert_eq!(Geometry::load(&own, geometry.memfd_bytes()), Err(GeometryError::RingBytes(u64::MAX)));
         own.store(payload::VERSION, 99, Ordering::Relaxed);
-        assert_eq!(
-            Geometry::load(&own, geometry.memfd_bytes()),
-            Err(GeometryError::Version(99))
-        );
+        assert_eq!(Geometry::load(&own, geometry.memfd_bytes()), Err(GeometryError::Version(99)));
     }
 
     #[test]
     fn parts_do_not_overlap() {
         let geometry = Geometry::new(1024, 1 << 20).unwrap();
-        let last = geometry
-            .entry((1024 + payload::CONTROL_HEADERS - 1) as u16)
-            .unwrap();
+        let last = geometry.entry((1024 + payload::CONTROL_HEADERS - 1) as u16).unwrap();
         assert_eq!(last + payload::ENTRY_BYTES, geometry.cell(0));
         assert!(geometry.cell(63) + payload::CELL_BYTES <= geometry.head_bytes());
         assert_eq!(geometry.entry((1024 + payload::CONTROL_HEADERS) as u16), None);

@@ -24,15 +24,9 @@ pub enum Kind {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
-        [
-            Kind::Loaned,
-            Kind::Message,
-            Kind::Transaction,
-            Kind::Control,
-            Kind::Padding,
-        ]
-        .get(usize::from(byte))
-        .copied()
+        [Kind::Loaned, Kind::Message, Kind::Transaction, Kind::Control, Kind::Padding]
+            .get(usize::from(byte))
+            .copied()
     }
 }
 

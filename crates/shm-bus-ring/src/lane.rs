@@ -18,29 +18,9 @@ use crate::header::{Header, Kind};
 use crate::layout::{header as at, payload};
 use crate::member::AttachState;
 use crate::memory::Region;
-use crate::names::{Address, AttachmentId, Stamp};
+use crate::names::{Address, AttachmentId, LaneKind, Stamp};
 use crate::sequencer::{Sequencer, Spoiled};
 use crate::slot::SlotWord;
-
-/// Which part of an attachment's headers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LaneKind {
-    /// Messages.
-    Data,
-    /// Records of the master's role.
-    Control,
-}
-
-impl LaneKind {
-    /// Where the lane's `reclaimed` word stands in the page.
-    #[inline(always)]
-    pub fn reclaimed_offset(self) -> u64 {
-        match self {
-            LaneKind::Data => payload::RECLAIMED,
-            LaneKind::Control => payload::RECLAIMED_CONTROL,
-        }
-    }
-}
 
 /// Who publishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,17 +128,9 @@ impl<E: fmt::Display> fmt::Display for PublishError<E> {
         match self {
             Self::Full(full) => match full.holder {
                 Some((id, cursor)) => {
-                    write!(
-                        f,
-                        "no {:?} left: reader {} is at stamp {cursor}",
-                        full.shortage, id.0
-                    )
+                    write!(f, "no {:?} left: reader {} is at stamp {cursor}", full.shortage, id.0)
                 }
-                None => write!(
-                    f,
-                    "no {:?} left: loans that are still held take them all",
-                    full.shortage
-                ),
+                None => write!(f, "no {:?} left: loans that are still held take them all", full.shortage),
             },
             Self::TooBig { length, max } => write!(f, "{length} bytes do not fit a frame of at most {max}"),
             Self::Detached => write!(f, "the attachment is no longer a member of the bus"),
@@ -199,17 +171,7 @@ const INLINE: u64 = payload::INLINE_BYTES;
 impl Lane {
     /// The lane `kind` of fresh payload memory.
     pub fn new(own: Region, geometry: Geometry, kind: LaneKind) -> Self {
-        Lane {
-            own,
-            geometry,
-            kind,
-            gate: Gate::default(),
-            next: 0,
-            freed: 0,
-            head: 0,
-            tail: 0,
-            guess: 1,
-        }
+        Lane { own, geometry, kind, gate: Gate::default(), next: 0, freed: 0, head: 0, tail: 0, guess: 1 }
     }
 
     /// The largest payload of a frame.
@@ -244,18 +206,11 @@ impl Lane {
         length: u64,
     ) -> Result<Loan, PublishError<E>> {
         if length > self.max_frame() {
-            return Err(PublishError::TooBig {
-                length,
-                max: self.max_frame(),
-            });
+            return Err(PublishError::TooBig { length, max: self.max_frame() });
         }
         let (_, headers) = self.geometry.lane(self.kind);
         let in_ring = self.kind == LaneKind::Data && length > INLINE;
-        let span = if in_ring {
-            length.next_multiple_of(payload::ALIGNMENT)
-        } else {
-            0
-        };
+        let span = if in_ring { length.next_multiple_of(payload::ALIGNMENT) } else { 0 };
         let lacks = |lane: &Self| {
             if lane.next - lane.freed >= headers {
                 Some(Shortage::Headers)
@@ -295,14 +250,7 @@ impl Lane {
         };
         self.next += 1;
         self.head += span;
-        Ok(Loan {
-            serial,
-            entry,
-            offset,
-            capacity: length,
-            position,
-            span,
-        })
+        Ok(Loan { serial, entry, offset, capacity: length, position, span })
     }
 
     /// Frees loans in loan order as far as the gate of the last scan allows.
@@ -325,16 +273,13 @@ impl Lane {
                 }
             };
             for serial in self.freed..self.freed + u64::from(count) {
-                let batch = self
-                    .own
-                    .load(self.entry_of(serial) + at::BATCH, Ordering::Relaxed);
+                let batch = self.own.load(self.entry_of(serial) + at::BATCH, Ordering::Relaxed);
                 self.tail += (batch >> 32) * payload::ALIGNMENT;
             }
             self.freed += u64::from(count);
         }
         if self.freed != before {
-            self.own
-                .store(self.kind.reclaimed_offset(), self.freed, Ordering::Relaxed);
+            self.own.store(self.kind.reclaimed_offset(), self.freed, Ordering::Relaxed);
             // SYNC reclaim: the watermark before any overwriting store.
             fence(Ordering::Release);
         }
@@ -344,20 +289,13 @@ impl Lane {
         let entry = self.entry_of(self.freed);
         let header = Header::load(&self.own.entry(entry))?;
         let stamp = self.own.load(entry + at::STAMP, Ordering::Relaxed);
-        if stamp == 0 {
-            None
-        } else {
-            self.gate.holder(stamp, header.bucket)
-        }
+        if stamp == 0 { None } else { self.gate.holder(stamp, header.bucket) }
     }
 
     /// Writes bytes into a loan, `at` bytes from its start. Panics if they do not fit the loan.
     #[inline]
     pub fn write(&self, loan: &Loan, at: u64, bytes: &[u8]) {
-        assert!(
-            at <= loan.capacity && bytes.len() as u64 <= loan.capacity - at,
-            "write outside the loan"
-        );
+        assert!(at <= loan.capacity && bytes.len() as u64 <= loan.capacity - at, "write outside the loan");
         self.own.copy_in(loan.offset + at, bytes);
     }
 
@@ -367,11 +305,7 @@ impl Lane {
             self.next -= 1;
             self.head -= loan.span;
         } else {
-            self.own.store(
-                loan.entry + at::SHAPE,
-                (Kind::Padding as u64) << 48,
-                Ordering::Relaxed,
-            );
+            self.own.store(loan.entry + at::SHAPE, (Kind::Padding as u64) << 48, Ordering::Relaxed);
         }
     }
 
@@ -429,40 +363,24 @@ impl Lane {
         } else {
             let mut buckets = frames.iter().map(|(_, _, m, _)| Bucket::of_all(m.destinations));
             let bucket = buckets.next().unwrap_or(Bucket::MIXED);
-            if buckets.all(|b| b == bucket) {
-                bucket
-            } else {
-                Bucket::MIXED
-            }
+            if buckets.all(|b| b == bucket) { bucket } else { Bucket::MIXED }
         };
         for (i, (loan, kind, message, length)) in frames.iter().enumerate() {
-            assert!(
-                loan.serial == first + i as u64,
-                "the loans of a batch are consecutive"
-            );
-            self.complete(
-                loan,
-                *kind,
-                message,
-                *length,
-                (i as u16, if i == 0 { count } else { 0 }),
-                bucket,
-            );
+            assert!(loan.serial == first + i as u64, "the loans of a batch are consecutive");
+            self.complete(loan, *kind, message, *length, (i as u16, if i == 0 { count } else { 0 }), bucket);
         }
         let published = self.commit(sequencer, peers, owner, first, bucket, exact);
         match &published {
             Ok(_) if self.kind == LaneKind::Data => {
                 self.own.count(payload::PUBLISHED, u64::from(count));
-                self.own
-                    .count(payload::PUBLISHED_BYTES, frames.iter().map(|f| f.3).sum());
+                self.own.count(payload::PUBLISHED_BYTES, frames.iter().map(|f| f.3).sum());
             }
             Ok(_) => {}
             Err(_) => {
                 for (loan, ..) in frames {
                     let entry = self.entry_of(loan.serial);
                     self.own.store(entry + at::STAMP, 0, Ordering::Relaxed);
-                    self.own
-                        .store(entry + at::SHAPE, (Kind::Loaned as u64) << 48, Ordering::Relaxed);
+                    self.own.store(entry + at::SHAPE, (Kind::Loaned as u64) << 48, Ordering::Relaxed);
                 }
             }
         }
@@ -525,10 +443,7 @@ impl Lane {
         // Four times a lap everyone is woken, so that those asleep for a rare group do not hold the gate.
         let quarter = stamp & (sequencer.slot_count() / 4).saturating_sub(1) == 0;
         let whom = if quarter { Bucket::MIXED } else { bucket };
-        Published {
-            stamp: Stamp(stamp),
-            wake: sequencer.sleepers().any(whom).then_some(whom),
-        }
+        Published { stamp: Stamp(stamp), wake: sequencer.sleepers().any(whom).then_some(whom) }
     }
 
     /// Counts a publish that found no room.

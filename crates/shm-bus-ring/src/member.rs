@@ -175,10 +175,7 @@ impl<'a> Members<'a> {
     /// The state word of `id`. Acquire: pairs with SYNC member.
     #[inline(always)]
     pub fn word(&self, id: AttachmentId) -> MemberWord {
-        MemberWord(
-            self.region
-                .load(Self::entry(id) + at::MEMBER_WORD, Ordering::Acquire),
-        )
+        MemberWord(self.region.load(Self::entry(id) + at::MEMBER_WORD, Ordering::Acquire))
     }
 
     /// The whole entry, the state word first.
@@ -212,18 +209,14 @@ impl<'a> Members<'a> {
     /// Stores what the master's role decides of a reader before it counts.
     pub fn set_reader(&self, id: AttachmentId, floor: u64, deadline: u64, max_lag: u64) {
         let entry = Self::entry(id);
-        self.region
-            .store(entry + at::MEMBER_FLOOR, floor, Ordering::Relaxed);
-        self.region
-            .store(entry + at::MEMBER_DEADLINE, deadline, Ordering::Relaxed);
-        self.region
-            .store(entry + at::MEMBER_MAX_LAG, max_lag, Ordering::Relaxed);
+        self.region.store(entry + at::MEMBER_FLOOR, floor, Ordering::Relaxed);
+        self.region.store(entry + at::MEMBER_DEADLINE, deadline, Ordering::Relaxed);
+        self.region.store(entry + at::MEMBER_MAX_LAG, max_lag, Ordering::Relaxed);
     }
 
     /// Stores an entry's address.
     pub fn set_address(&self, id: AttachmentId, address: u64) {
-        self.region
-            .store(Self::entry(id) + at::MEMBER_ADDRESS, address, Ordering::Relaxed);
+        self.region.store(Self::entry(id) + at::MEMBER_ADDRESS, address, Ordering::Relaxed);
     }
 
     /// One more than the highest id ever used.
@@ -245,18 +238,9 @@ mod tests {
     #[test]
     fn the_word_keeps_its_fields_apart() {
         let word = MemberWord::new(7, AttachState::Live, ReaderState::None, Policy::Evict, 2);
-        let word = word
-            .with_reader(ReaderState::Live)
-            .with_attach(AttachState::Departed)
-            .with_eviction();
+        let word = word.with_reader(ReaderState::Live).with_attach(AttachState::Departed).with_eviction();
         assert_eq!(
-            (
-                word.generation(),
-                word.attach(),
-                word.reader(),
-                word.policy(),
-                word.evictions()
-            ),
+            (word.generation(), word.attach(), word.reader(), word.policy(), word.evictions()),
             (7, AttachState::Departed, ReaderState::Live, Policy::Evict, 3)
         );
         assert!(word.counts());

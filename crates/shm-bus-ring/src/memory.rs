@@ -40,11 +40,7 @@ mod words {
         /// `base..base + len` stays mapped while `owner` lives, is aligned to 8 and readable.
         pub unsafe fn new(base: NonNull<u8>, len: u64, owner: Arc<dyn Any + Send + Sync>) -> Self {
             assert!(base.addr().get().is_multiple_of(8));
-            Words {
-                base,
-                len,
-                _owner: owner,
-            }
+            Words { base, len, _owner: owner }
         }
 
         pub fn len(&self) -> u64 {
@@ -64,10 +60,7 @@ mod words {
 
         #[inline(always)]
         fn bytes(&self, offset: u64, len: usize) -> *mut u8 {
-            assert!(
-                offset <= self.len && self.len - offset >= len as u64,
-                "bytes out of bounds"
-            );
+            assert!(offset <= self.len && self.len - offset >= len as u64, "bytes out of bounds");
             // SAFETY: in bounds by the assertion (I-MAP).
             unsafe { self.base.as_ptr().add(offset as usize) }
         }
@@ -95,10 +88,7 @@ mod words {
         pub fn entry(&self, offset: u64) -> Entry<'_> {
             let bytes = self.bytes(offset, ENTRY);
             assert!(offset.is_multiple_of(8), "entry out of place");
-            Entry {
-                bytes,
-                words: PhantomData,
-            }
+            Entry { bytes, words: PhantomData }
         }
     }
 
@@ -111,10 +101,7 @@ mod words {
     impl Entry<'_> {
         #[inline(always)]
         pub fn word(&self, at: u64) -> &AtomicU64 {
-            assert!(
-                at.is_multiple_of(8) && at <= ENTRY as u64 - 8,
-                "word outside its entry"
-            );
+            assert!(at.is_multiple_of(8) && at <= ENTRY as u64 - 8, "word outside its entry");
             // SAFETY: inside the entry, which was inside the mapping (I-MAP), and aligned as the entry is.
             unsafe { AtomicU64::from_ptr(self.bytes.add(at as usize).cast()) }
         }
@@ -141,15 +128,8 @@ mod words {
 
     impl Words {
         pub fn sparse(len: u64, used: impl IntoIterator<Item = (u64, u64)>, watch: Watch) -> Self {
-            let words = used
-                .into_iter()
-                .map(|(offset, value)| (offset, AtomicU64::new(value)))
-                .collect();
-            Words {
-                words: Arc::new(words),
-                len,
-                watch,
-            }
+            let words = used.into_iter().map(|(offset, value)| (offset, AtomicU64::new(value))).collect();
+            Words { words: Arc::new(words), len, watch }
         }
 
         pub fn len(&self) -> u64 {
@@ -158,9 +138,7 @@ mod words {
 
         pub fn word(&self, offset: u64) -> &AtomicU64 {
             (self.watch)(offset);
-            self.words
-                .get(&offset)
-                .unwrap_or_else(|| panic!("word {offset} is not part of this model"))
+            self.words.get(&offset).unwrap_or_else(|| panic!("word {offset} is not part of this model"))
         }
 
         pub fn entry(&self, offset: u64) -> Entry<'_> {
@@ -277,9 +255,7 @@ impl Region {
         used: impl IntoIterator<Item = (u64, u64)>,
         watch: Arc<dyn Fn(u64) + Send + Sync>,
     ) -> Self {
-        Region(View {
-            words: words::Words::sparse(len, used, watch),
-        })
+        Region(View { words: words::Words::sparse(len, used, watch) })
     }
 
     /// Zeroed memory of this process, for tests and models of the algorithms.
@@ -321,9 +297,7 @@ impl Region {
         success: Ordering,
         failure: Ordering,
     ) -> Result<u64, u64> {
-        self.words
-            .word(offset)
-            .compare_exchange(current, new, success, failure)
+        self.words.word(offset).compare_exchange(current, new, success, failure)
     }
 
     /// Sets bits, gives the word as it was.

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use crate::layout::payload;
+
 /// A message's place in the one order of its bus: the number of its sequencer slot, counted from the bus's creation.
 /// Stamp 0 is the bus's own creation record; every message that a reader sees has a stamp of at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +65,26 @@ impl fmt::Display for Address {
             write!(f, "{}:*", self.prefix())
         } else {
             write!(f, "{}:{}", self.prefix(), self.suffix())
+        }
+    }
+}
+
+/// Which part of an attachment's headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LaneKind {
+    /// Messages.
+    Data,
+    /// Records of the master's role.
+    Control,
+}
+
+impl LaneKind {
+    /// Where the lane's `reclaimed` word stands in the page.
+    #[inline(always)]
+    pub fn reclaimed_offset(self) -> u64 {
+        match self {
+            LaneKind::Data => payload::RECLAIMED,
+            LaneKind::Control => payload::RECLAIMED_CONTROL,
         }
     }
 }

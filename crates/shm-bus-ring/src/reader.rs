@@ -7,10 +7,9 @@ use crate::atomic::{Ordering, fence};
 use crate::bucket::{Bucket, BucketSet};
 use crate::geometry::Geometry;
 use crate::header::{Header, Kind};
-use crate::lane::LaneKind;
 use crate::layout::{header as at, payload};
 use crate::memory::View;
-use crate::names::{AttachmentId, Stamp};
+use crate::names::{AttachmentId, LaneKind, Stamp};
 use crate::sequencer::Sequencer;
 use crate::slot::SlotWord;
 
@@ -115,11 +114,7 @@ pub struct Reader {
 impl Reader {
     /// A reader that starts at `position` and looks at frames of `buckets`.
     pub fn new(position: Stamp, buckets: BucketSet) -> Self {
-        Reader {
-            position: position.0,
-            buckets: buckets.union(&BucketSet::control()),
-            batch: None,
-        }
+        Reader { position: position.0, buckets: buckets.union(&BucketSet::control()), batch: None }
     }
 
     /// The oldest stamp not yet read to its end.
@@ -229,18 +224,12 @@ fn check(
 ) -> Result<Frame, Violation> {
     let id = word.sender();
     let Sender { view, geometry } = senders.sender(id).ok_or(Violation::UnknownSender(id))?;
-    let first = geometry
-        .entry(word.index())
-        .ok_or(Violation::Index(id, word.index()))?;
+    let first = geometry.entry(word.index()).ok_or(Violation::Index(id, word.index()))?;
     let lane = geometry.lane_of(word.index());
     let (base, count) = geometry.lane(lane);
     // Headers of a batch follow one another and wrap inside their lane.
     let nth = base + ((u64::from(word.index()) - base + u64::from(batch_index)) & (count - 1));
-    let entry = if batch_index == 0 {
-        first
-    } else {
-        payload::HEADERS + nth * payload::ENTRY_BYTES
-    };
+    let entry = if batch_index == 0 { first } else { payload::HEADERS + nth * payload::ENTRY_BYTES };
     let before = view.load(first + at::STAMP, Ordering::Acquire);
     if before != stamp.0 {
         return Err(Violation::Stamp(id, before));
@@ -262,11 +251,7 @@ fn check(
         _ => false,
     };
     let inline = header.flags & at::INLINE != 0;
-    let fits = if inline {
-        length <= payload::INLINE_BYTES
-    } else {
-        length <= geometry.max_frame()
-    };
+    let fits = if inline { length <= payload::INLINE_BYTES } else { length <= geometry.max_frame() };
     let place =
         header.batch_index == batch_index && (batch_index > 0 || u64::from(header.batch_count) <= count);
     if !possible || !fits || !place {
@@ -277,16 +262,7 @@ fn check(
         LaneKind::Data if inline => entry + at::BYTES,
         LaneKind::Data => geometry.ring_offset(header.position),
     };
-    Ok(Frame {
-        place: Place {
-            stamp,
-            index: batch_index,
-        },
-        sender: id,
-        header,
-        lane,
-        offset,
-    })
+    Ok(Frame { place: Place { stamp, index: batch_index }, sender: id, header, lane, offset })
 }
 
 /// Whether a frame that was just read had not been overwritten: its loan is not below the sender's `reclaimed`.
@@ -302,9 +278,6 @@ pub fn intact(view: &View, lane: LaneKind, serial: u64) -> bool {
 #[cfg(any(test, loom))]
 impl Senders for alloc::collections::BTreeMap<u16, (View, Geometry)> {
     fn sender(&mut self, id: AttachmentId) -> Option<Sender<'_>> {
-        self.get(&id.0).map(|(view, geometry)| Sender {
-            view,
-            geometry: *geometry,
-        })
+        self.get(&id.0).map(|(view, geometry)| Sender { view, geometry: *geometry })
     }
 }

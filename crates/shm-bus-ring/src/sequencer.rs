@@ -272,13 +272,7 @@ impl Sequencer {
         let word = |(term, id): (u64, AttachmentId)| term << 16 | u64::from(id.0);
         let next = (seen.0 + 1, id);
         self.region
-            .compare_exchange(
-                at::TERM,
-                word(seen),
-                word(next),
-                Ordering::SeqCst,
-                Ordering::SeqCst,
-            )
+            .compare_exchange(at::TERM, word(seen), word(next), Ordering::SeqCst, Ordering::SeqCst)
             .map(|_| next.0)
             .map_err(|w| (w >> 16, AttachmentId(w as u16)))
     }
@@ -316,10 +310,7 @@ impl Sequencer {
         while word >> 40 <= term {
             let (count, busy) = step((word >> 8) as u32);
             let next = term << 40 | u64::from(count) << 8 | busy;
-            match self
-                .region
-                .compare_exchange(at::CONTROL, word, next, Ordering::SeqCst, Ordering::SeqCst)
-            {
+            match self.region.compare_exchange(at::CONTROL, word, next, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => return,
                 Err(newer) => word = newer,
             }
@@ -336,10 +327,7 @@ impl Sequencer {
         if word != 0 && word & STAMP_BITS == stamp & STAMP_BITS {
             return (now & TIME_BITS).saturating_sub(word >> 24);
         }
-        match self
-            .region
-            .compare_exchange(at::FULL_SINCE, word, mine, Ordering::AcqRel, Ordering::Acquire)
-        {
+        match self.region.compare_exchange(at::FULL_SINCE, word, mine, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => 0,
             Err(other) if other & STAMP_BITS == stamp & STAMP_BITS => {
                 (now & TIME_BITS).saturating_sub(other >> 24)
@@ -358,8 +346,7 @@ impl Sequencer {
     /// Word `index` (64 ids) of those who wait for space.
     #[inline(always)]
     pub fn space_waiters(&self, index: usize) -> u64 {
-        self.region
-            .load(at::SPACE_WAITERS + 8 * index as u64, Ordering::Relaxed)
+        self.region.load(at::SPACE_WAITERS + 8 * index as u64, Ordering::Relaxed)
     }
 
     /// Sets or clears the bit of a publisher that waits for space. The waiter sets it, fences, loads
@@ -402,11 +389,7 @@ mod tests {
 
     fn fill(s: &Sequencer) -> u64 {
         let found = s.find().unwrap();
-        s.fill(
-            found,
-            SlotWord::new(found.stamp, 6, AttachmentId(1), 0, Bucket(1)),
-        )
-        .unwrap();
+        s.fill(found, SlotWord::new(found.stamp, 6, AttachmentId(1), 0, Bucket(1))).unwrap();
         found.stamp
     }
 
@@ -422,8 +405,7 @@ mod tests {
             if want % 50 == 0 {
                 s.region.store(at::HINT, want + 40, Ordering::Relaxed);
                 assert_eq!(s.find().unwrap().stamp, want + 1);
-                s.region
-                    .store(at::HINT, want.saturating_sub(300).max(1), Ordering::Relaxed);
+                s.region.store(at::HINT, want.saturating_sub(300).max(1), Ordering::Relaxed);
                 assert_eq!(s.find().unwrap().stamp, want + 1);
             }
         }
@@ -433,8 +415,7 @@ mod tests {
     fn a_scribbled_order_is_given_up_within_a_lap() {
         let s = sequencer();
         for stamp in 0..64 {
-            s.region
-                .store(at::SLOTS + 8 * stamp, u64::MAX ^ stamp << 40, Ordering::Relaxed);
+            s.region.store(at::SLOTS + 8 * stamp, u64::MAX ^ stamp << 40, Ordering::Relaxed);
         }
         assert!(matches!(s.find(), Err(Spoiled::NoTail { .. })));
         s.region.store(at::HINT, u64::MAX, Ordering::Relaxed);
@@ -448,10 +429,7 @@ mod tests {
         Sequencer::create(region.clone(), 6, 1).unwrap();
         assert_eq!(Sequencer::open(region.clone()).unwrap().bus_id(), 1);
         region.store(at::SLOT_COUNT, 1 << 12, Ordering::Relaxed);
-        assert_eq!(
-            Sequencer::open(region.clone()).err(),
-            Some(Spoiled::SlotCount(4096))
-        );
+        assert_eq!(Sequencer::open(region.clone()).err(), Some(Spoiled::SlotCount(4096)));
         region.store(at::VERSION, 2, Ordering::Relaxed);
         assert_eq!(Sequencer::open(region).err(), Some(Spoiled::Version(2)));
     }
@@ -460,10 +438,7 @@ mod tests {
     fn the_role_changes_hands_once_a_term() {
         let s = sequencer();
         assert_eq!(s.take_term((0, AttachmentId(0)), AttachmentId(3)), Ok(1));
-        assert_eq!(
-            s.take_term((0, AttachmentId(0)), AttachmentId(4)),
-            Err((1, AttachmentId(3)))
-        );
+        assert_eq!(s.take_term((0, AttachmentId(0)), AttachmentId(4)), Err((1, AttachmentId(3))));
         s.announce_control(1);
         assert!(Sequencer::control_busy(s.control()));
         s.settle_control(1);

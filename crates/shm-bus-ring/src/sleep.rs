@@ -77,8 +77,7 @@ impl<'a> Sleepers<'a> {
         };
         // SYNC kind: how it sleeps before that it does.
         Self::for_each_row(set, |row| {
-            self.region
-                .fetch_or(Self::offset(row, word), bit, Ordering::SeqCst);
+            self.region.fetch_or(Self::offset(row, word), bit, Ordering::SeqCst);
         });
         // SYNC sleep: the bits before the last look.
         fence_after_rmw();
@@ -93,8 +92,7 @@ impl<'a> Sleepers<'a> {
                 Self::for_each_row(other, |kept| wanted |= kept == row);
             }
             if !wanted {
-                self.region
-                    .fetch_and(Self::offset(row, word), !bit, Ordering::SeqCst);
+                self.region.fetch_and(Self::offset(row, word), !bit, Ordering::SeqCst);
             }
         });
     }
@@ -108,10 +106,8 @@ impl<'a> Sleepers<'a> {
                 self.region.fetch_and(offset, !bit, Ordering::SeqCst);
             }
         }
-        self.region
-            .fetch_and(at::POLLERS + 8 * word as u64, !bit, Ordering::SeqCst);
-        self.region
-            .fetch_and(at::SPACE_WAITERS + 8 * word as u64, !bit, Ordering::SeqCst);
+        self.region.fetch_and(at::POLLERS + 8 * word as u64, !bit, Ordering::SeqCst);
+        self.region.fetch_and(at::SPACE_WAITERS + 8 * word as u64, !bit, Ordering::SeqCst);
     }
 
     /// Whether a frame of `bucket` concerns somebody who sleeps. Only right after the frame's slot was filled.
@@ -154,10 +150,7 @@ mod tests {
         assert!(s.sleepers().any(Bucket(9)));
         assert!(!s.sleepers().any(Bucket(10)));
         assert!(s.sleepers().any(Bucket::CONTROL) && s.sleepers().any(Bucket::MIXED));
-        assert_eq!(
-            (s.sleepers().concerned(Bucket(9), 1), s.sleepers().pollers(1)),
-            (1 << 6, 1 << 6)
-        );
+        assert_eq!((s.sleepers().concerned(Bucket(9), 1), s.sleepers().pollers(1)), (1 << 6, 1 << 6));
         s.sleepers().leave(AttachmentId(70), &set, &[]);
         assert!(!s.sleepers().any(Bucket(9)) && !s.sleepers().any(Bucket::MIXED));
     }

@@ -60,10 +60,7 @@ mod tests {
     #[test]
     fn fields_come_back() {
         let word = SlotWord::new(5 << 18 | 77, 18, AttachmentId(1023), 0xBEEF, Bucket(254));
-        assert_eq!(
-            (word.sender(), word.index(), word.bucket()),
-            (AttachmentId(1023), 0xBEEF, Bucket(254))
-        );
+        assert_eq!((word.sender(), word.index(), word.bucket()), (AttachmentId(1023), 0xBEEF, Bucket(254)));
         assert_eq!(word.laps_ahead(5 << 18 | 77, 18), 0);
         assert_eq!(word.laps_ahead(6 << 18 | 77, 18), -1);
         assert_eq!(word.laps_ahead(3 << 18 | 77, 18), 2);

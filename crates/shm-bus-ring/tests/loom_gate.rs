@@ -60,9 +60,7 @@ fn join(preemptions: Option<usize>, with_slot: bool) {
         let tail = |s: &Sequencer| s.find().unwrap().stamp;
         bus.store_cursor(OTHER, 2);
         let floor = tail(&bus.sequencer);
-        bus.sequencer
-            .members()
-            .set_reader(AttachmentId(JOINER), floor, 0, 0);
+        bus.sequencer.members().set_reader(AttachmentId(JOINER), floor, 0, 0);
         bus.set_reader_state(JOINER, ReaderState::Live);
         let mut control = bus.lane(OTHER, LaneKind::Control);
         let mut joined = None;
@@ -158,11 +156,7 @@ fn reclaim(rule: Rule) {
                 let body = body(&bus, frame.offset);
                 let whole = intact(&bus.pages.0[0].0, frame.lane, frame.header.serial);
                 assert!(!whole || body == 10, "a torn frame was taken for whole");
-                assert_eq!(
-                    (frame.header.topic, frame.header.serial),
-                    (10, 0),
-                    "a torn header"
-                );
+                assert_eq!((frame.header.topic, frame.header.serial), (10, 0), "a torn header");
                 assert_eq!(frame.header.bucket, bucket());
             }
             // The header is already the next one's.

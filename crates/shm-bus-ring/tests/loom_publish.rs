@@ -74,11 +74,7 @@ fn of_three_publishes_by_two_each_is_found_in_its_sender_s_order() {
         bus.publish(&mut lane, 0, Kind::Message, 10).unwrap();
         other.join().unwrap();
         let seen = read_all(&bus);
-        let of_one: Vec<_> = seen
-            .iter()
-            .filter(|(sender, _)| *sender == 1)
-            .map(|s| s.1)
-            .collect();
+        let of_one: Vec<_> = seen.iter().filter(|(sender, _)| *sender == 1).map(|s| s.1).collect();
         assert_eq!((seen.len(), &of_one[..]), (3, &[20, 21][..]));
     });
 }
@@ -90,9 +86,7 @@ fn a_slot_that_is_stored_and_not_swapped_loses_a_message() {
     fn publish(bus: &Bus, id: u16) -> u64 {
         let stamp = bus.sequencer.find().unwrap().stamp;
         let word = SlotWord::new(stamp, 2, AttachmentId(id), 0, bucket());
-        bus.sequencer
-            .region()
-            .store(slot_offset(&bus.sequencer, stamp), word.0, Ordering::SeqCst);
+        bus.sequencer.region().store(slot_offset(&bus.sequencer, stamp), word.0, Ordering::SeqCst);
         stamp
     }
     model(Some(3), || {
@@ -164,11 +158,7 @@ fn a_relaxed_swap_shows_half_a_frame() {
             there.swap(1, 1, SlotWord(0), Ordering::Relaxed);
         });
         if bus.sequencer.is_filled(1) {
-            assert_eq!(
-                body(&bus, 1, payload::HEADERS + header::BYTES),
-                20,
-                "half a frame"
-            );
+            assert_eq!(body(&bus, 1, payload::HEADERS + header::BYTES), 20, "half a frame");
         }
         publisher.join().unwrap();
     });
@@ -197,9 +187,7 @@ fn zombie(checks_late: bool) {
         });
         let members = bus.sequencer.members();
         let word = members.word(AttachmentId(1));
-        members
-            .exchange(AttachmentId(1), word, word.with_attach(AttachState::Departed))
-            .unwrap();
+        members.exchange(AttachmentId(1), word, word.with_attach(AttachState::Departed)).unwrap();
         let mut lane = bus.lane(0, LaneKind::Control);
         let departed = bus.publish(&mut lane, 0, Kind::Control, 0).unwrap().stamp.0;
         if let Some(stamp) = zombie.join().unwrap() {

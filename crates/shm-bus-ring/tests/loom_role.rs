@@ -16,10 +16,7 @@ const NEW: u16 = 1;
 fn take_over(checks_at_the_slot: bool) {
     model(Some(3), move || {
         let bus = Bus::new(2, 1, &[NONE, NONE]);
-        let term = bus
-            .sequencer
-            .take_term((0, AttachmentId(0)), AttachmentId(OLD))
-            .unwrap();
+        let term = bus.sequencer.take_term((0, AttachmentId(0)), AttachmentId(OLD)).unwrap();
         let there = bus.clone();
         let old = thread::spawn(move || {
             let holds = || there.sequencer.term() == (term, AttachmentId(OLD));
@@ -37,9 +34,7 @@ fn take_over(checks_at_the_slot: bool) {
                 (may && there.swap(OLD, found.stamp, SlotWord(0), Ordering::SeqCst)).then_some(found.stamp)
             }
         });
-        let next = bus
-            .sequencer
-            .take_term((term, AttachmentId(OLD)), AttachmentId(NEW));
+        let next = bus.sequencer.take_term((term, AttachmentId(OLD)), AttachmentId(NEW));
         assert_eq!(next, Ok(term + 1));
         let mut lane = bus.lane(NEW, LaneKind::Control);
         let master = bus.publish(&mut lane, NEW, Kind::Control, 0).unwrap().stamp.0;

@@ -123,9 +123,7 @@ fn sleep(preemptions: Option<usize>, publishers: u16, readers: u16, rule: Rule) 
         }
         for n in 0..readers {
             let (bus, futex) = (bus.clone(), futexes[usize::from(n)].clone());
-            threads.push(thread::spawn(move || {
-                go_to_sleep(&bus, publishers + n, &futex, rule)
-            }));
+            threads.push(thread::spawn(move || go_to_sleep(&bus, publishers + n, &futex, rule)));
         }
         publish(&bus, 0, &futexes, rule);
         threads.into_iter().for_each(|t| t.join().unwrap());

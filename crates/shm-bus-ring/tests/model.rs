@@ -222,12 +222,7 @@ struct LaneModel {
 
 impl LaneModel {
     fn new() -> Self {
-        LaneModel {
-            loans: VecDeque::new(),
-            first: 0,
-            head: 0,
-            tail: 0,
-        }
+        LaneModel { loans: VecDeque::new(), first: 0, head: 0, tail: 0 }
     }
 
     fn next(&self) -> u64 {
@@ -244,12 +239,9 @@ impl LaneModel {
         while let Some((_, fate)) = self.loans.get(i) {
             let count = match *fate {
                 Fate::Padding => 1,
-                Fate::Published {
-                    stamp,
-                    bucket,
-                    count,
-                    passed: was,
-                } if passed(stamp, bucket, was) => count as usize,
+                Fate::Published { stamp, bucket, count, passed: was } if passed(stamp, bucket, was) => {
+                    count as usize
+                }
                 _ => break,
             };
             position += self.loans.range(i..i + count).map(|l| l.0).sum::<u64>();
@@ -260,11 +252,7 @@ impl LaneModel {
     }
 
     fn lacks(&self, kind: LaneKind, oldest: (u64, u64), span: u64) -> Option<Shortage> {
-        let headers = if kind == LaneKind::Data {
-            HEADERS
-        } else {
-            payload::CONTROL_HEADERS
-        };
+        let headers = if kind == LaneKind::Data { HEADERS } else { payload::CONTROL_HEADERS };
         if self.next() - oldest.0 >= headers {
             Some(Shortage::Headers)
         } else if self.head + span - oldest.1 > RING {
@@ -379,12 +367,8 @@ impl World {
     fn new() -> World {
         let geometry = Geometry::new(HEADERS, RING).unwrap();
         let (sequencer, regions, pages) = bus(LOG2_SLOTS, ATTACHMENTS as u16, geometry);
-        let genesis = Entry {
-            sender: 0,
-            lane: LaneKind::Control,
-            bucket: Bucket::CONTROL,
-            frames: Vec::new(),
-        };
+        let genesis =
+            Entry { sender: 0, lane: LaneKind::Control, bucket: Bucket::CONTROL, frames: Vec::new() };
         World {
             control: Lane::new(regions[0].clone(), geometry, LaneKind::Control),
             attachments: regions
@@ -429,12 +413,7 @@ impl World {
     }
 
     fn gate_now(&self) -> u64 {
-        self.counting()
-            .iter()
-            .map(|r| r.1)
-            .min()
-            .unwrap_or(u64::MAX)
-            .min(self.tail())
+        self.counting().iter().map(|r| r.1).min().unwrap_or(u64::MAX).min(self.tail())
     }
 
     fn passed_now(readers: &[(usize, u64, BucketSet)], stamp: u64, bucket: Bucket) -> bool {
@@ -449,13 +428,7 @@ impl World {
         let lanes = self.attachments.iter_mut().map(|a| &mut a.model);
         for model in lanes.chain([&mut self.control_model]) {
             for (_, fate) in &mut model.loans {
-                if let Fate::Published {
-                    stamp,
-                    bucket,
-                    passed,
-                    ..
-                } = fate
-                {
+                if let Fate::Published { stamp, bucket, passed, .. } = fate {
                     *passed |= Self::passed_now(&readers, *stamp, *bucket);
                 }
             }
@@ -464,13 +437,8 @@ impl World {
         for id in 0..ATTACHMENTS {
             for lane in [LaneKind::Data, LaneKind::Control] {
                 let reclaimed = self.reclaimed(id, lane);
-                let most = self
-                    .model(id, lane)
-                    .map_or(0, |m| m.oldest(|_, _, passed| passed).0);
-                assert!(
-                    reclaimed <= most,
-                    "{id} {lane:?} freed {reclaimed}, at most {most} are passed"
-                );
+                let most = self.model(id, lane).map_or(0, |m| m.oldest(|_, _, passed| passed).0);
+                assert!(reclaimed <= most, "{id} {lane:?} freed {reclaimed}, at most {most} are passed");
                 if let Some(model) = self.model_mut(id, lane) {
                     let mut past = 0;
                     while model.first < reclaimed {
@@ -501,19 +469,13 @@ impl World {
     }
 
     fn reclaimed(&self, id: usize, lane: LaneKind) -> u64 {
-        self.attachments[id]
-            .own
-            .load(lane.reclaimed_offset(), Ordering::Relaxed)
+        self.attachments[id].own.load(lane.reclaimed_offset(), Ordering::Relaxed)
     }
 
     /// All memory but that of one attachment.
     fn others(&self, but: usize) -> Vec<Vec<u8>> {
         let regions = self.attachments.iter().enumerate().filter(|(id, _)| *id != but);
-        regions
-            .map(|(_, a)| &a.own)
-            .chain([self.sequencer.region()])
-            .map(|r| bytes(r, 0, r.len()))
-            .collect()
+        regions.map(|(_, a)| &a.own).chain([self.sequencer.region()]).map(|r| bytes(r, 0, r.len())).collect()
     }
 
     fn seed(&mut self) -> u64 {
@@ -526,11 +488,7 @@ impl World {
         let readers = self.counting();
         let model = self.model(id, kind).unwrap();
         let in_ring = kind == LaneKind::Data && length > payload::INLINE_BYTES;
-        let span = if in_ring {
-            length.next_multiple_of(payload::ALIGNMENT)
-        } else {
-            0
-        };
+        let span = if in_ring { length.next_multiple_of(payload::ALIGNMENT) } else { 0 };
         let (now, ever) = (
             model.oldest(|stamp, bucket, _| Self::passed_now(&readers, stamp, bucket)),
             model.oldest(|_, _, passed| passed),
@@ -570,12 +528,7 @@ impl World {
                 model.loans.push_back((span, Fate::Loaned));
                 model.head += span;
                 self.observe();
-                Ok(Held {
-                    loan,
-                    length,
-                    body,
-                    topic,
-                })
+                Ok(Held { loan, length, body, topic })
             }
             Err(PublishError::Full(full)) => {
                 assert_eq!(Some(full.shortage), lacks_now, "full only if it is");
@@ -637,12 +590,7 @@ impl World {
             .into_iter()
             .zip(shapes)
             .map(|(h, (message, destinations, length))| {
-                let message_of = Message {
-                    destinations,
-                    topic: h.topic,
-                    descriptors: 0,
-                    time: h.topic * 3,
-                };
+                let message_of = Message { destinations, topic: h.topic, descriptors: 0, time: h.topic * 3 };
                 (h.loan, *message, message_of, *length)
             })
             .collect();
@@ -658,21 +606,12 @@ impl World {
         let held: Vec<Held> = frames
             .into_iter()
             .zip(bodies)
-            .map(|((loan, ..), (body, topic, length))| Held {
-                loan,
-                length,
-                body,
-                topic,
-            })
+            .map(|((loan, ..), (body, topic, length))| Held { loan, length, body, topic })
             .collect();
         let error = match outcome {
             Ok(published) => {
                 let stamp = published.stamp.0;
-                assert_eq!(
-                    (stamp, &asked[..]),
-                    (tail, &[tail][..]),
-                    "no hole, and asked at its slot"
-                );
+                assert_eq!((stamp, &asked[..]), (tail, &[tail][..]), "no hole, and asked at its slot");
                 assert!(!refuse && owner.generation == GENERATION);
                 assert!(
                     stamp.saturating_sub(self.gate) < SLOTS,
@@ -684,17 +623,11 @@ impl World {
             }
             Err(error) => error,
         };
-        assert!(
-            before == Some(self.others(id)),
-            "{error:?} changed something of others"
-        );
+        assert!(before == Some(self.others(id)), "{error:?} changed something of others");
         assert_eq!(self.sequencer.find().unwrap().stamp, tail);
         match error {
             PublishError::Full(full) => {
-                assert!(
-                    full_now && full.shortage == Shortage::Slots && full.stamp == tail,
-                    "{full:?}"
-                );
+                assert!(full_now && full.shortage == Shortage::Slots && full.stamp == tail, "{full:?}");
                 let (_, cursor) = full.holder.expect("a reader holds the order");
                 assert_eq!(cursor, self.gate_now());
                 self.reached.slots += 1;
@@ -732,12 +665,7 @@ impl World {
         let mut frames = Vec::new();
         for (i, (held, (message, destinations, length))) in held.into_iter().zip(shapes).enumerate() {
             let fate = match i {
-                0 => Fate::Published {
-                    stamp,
-                    bucket,
-                    count,
-                    passed: false,
-                },
+                0 => Fate::Published { stamp, bucket, count, passed: false },
                 _ => Fate::Follower,
             };
             self.model_mut(id, kind).unwrap().set(held.loan.serial(), fate);
@@ -750,12 +678,7 @@ impl World {
                 body: held.body[..*length as usize].to_vec(),
             });
         }
-        self.order.push(Entry {
-            sender: id,
-            lane: kind,
-            bucket,
-            frames,
-        });
+        self.order.push(Entry { sender: id, lane: kind, bucket, frames });
         self.observe();
     }
 
@@ -767,8 +690,7 @@ impl World {
         match self.publish(0, LaneKind::Control, vec![held], &shapes, owner(0), false) {
             Ok(stamp) => Some(stamp),
             Err((held, _)) => {
-                held.into_iter()
-                    .for_each(|h| self.abandon(0, LaneKind::Control, h));
+                held.into_iter().for_each(|h| self.abandon(0, LaneKind::Control, h));
                 None
             }
         }
@@ -792,11 +714,7 @@ impl World {
     fn check_held(&self, id: usize) {
         for held in &self.attachments[id].loans {
             let now = bytes(&self.pages.0[id].0, held.loan.offset(), held.length);
-            assert!(
-                now == held.body,
-                "somebody wrote into loan {}",
-                held.loan.serial()
-            );
+            assert!(now == held.body, "somebody wrote into loan {}", held.loan.serial());
         }
     }
 
@@ -833,11 +751,7 @@ impl World {
         }
         set_reader_state(&self.sequencer, id as u16, ReaderState::Live);
         self.attachments[id].life = Life::Floor;
-        if let Some(stamp) = self.publish_record(Record {
-            what: 1,
-            who: id,
-            group: 0,
-        }) {
+        if let Some(stamp) = self.publish_record(Record { what: 1, who: id, group: 0 }) {
             let a = &mut self.attachments[id];
             a.life = Life::Live;
             a.reader = Some(Reader::new(Stamp(stamp + 1), a.set));
@@ -854,9 +768,7 @@ impl World {
             assert!(skipped <= skip && !(in_batch && skipped > 0));
             let unseen = start..start + skipped;
             assert!(
-                unseen
-                    .clone()
-                    .all(|s| !reader.buckets().contains(self.order[s as usize].bucket)),
+                unseen.clone().all(|s| !reader.buckets().contains(self.order[s as usize].bucket)),
                 "a frame that concerns it was skipped"
             );
             let ready = reader.ready(&self.sequencer);
@@ -885,10 +797,7 @@ impl World {
                     let last = index + 1 == entry.frames.len();
                     assert_eq!(reader.position(), position + u64::from(last));
                     assert_eq!(reader.in_batch(), !last);
-                    assert_eq!(
-                        (frame.place.stamp.0, usize::from(frame.place.index)),
-                        (position, index)
-                    );
+                    assert_eq!((frame.place.stamp.0, usize::from(frame.place.index)), (position, index));
                     assert_eq!((frame.sender.index(), frame.lane), (sender, lane));
                     assert_eq!((frame.offset, frame.header.serial), (sent.offset, sent.serial));
                     assert_eq!((frame.header.kind, frame.header.topic), (sent.kind, sent.topic));
@@ -903,12 +812,7 @@ impl World {
                     assert_eq!(u64::from(frame.header.length), sent.body.len() as u64);
                     let topic = sent.topic;
                     self.reached.read += 1;
-                    let lease = Lease {
-                        stamp: position,
-                        sender,
-                        lane,
-                        sent,
-                    };
+                    let lease = Lease { stamp: position, sender, lane, sent };
                     self.check_lease(&lease, counts);
                     self.attachments[id].leases.push(lease);
                     self.attachments[id].reader = Some(reader);
@@ -967,17 +871,9 @@ impl World {
         let view = &self.pages.0[lease.sender].0;
         let now = bytes(view, lease.sent.offset, lease.sent.body.len() as u64);
         if intact(view, lease.lane, lease.sent.serial) {
-            assert!(
-                now == lease.sent.body,
-                "other bytes at stamp {} were called intact",
-                lease.stamp
-            );
+            assert!(now == lease.sent.body, "other bytes at stamp {} were called intact", lease.stamp);
         } else {
-            assert!(
-                !counts,
-                "stamp {} was overwritten under a counting reader",
-                lease.stamp
-            );
+            assert!(!counts, "stamp {} was overwritten under a counting reader", lease.stamp);
             assert!(self.reclaimed(lease.sender, lease.lane) > lease.sent.serial);
         }
     }
@@ -1043,11 +939,7 @@ impl World {
             .iter()
             .map(|h| {
                 let (kind, destinations) = to.kind_and_destinations(h.length);
-                let least = if kind == Kind::Transaction {
-                    8 * destinations.len() as u64
-                } else {
-                    0
-                };
+                let least = if kind == Kind::Transaction { 8 * destinations.len() as u64 } else { 0 };
                 (kind, destinations, h.length.saturating_sub(shorter).max(least))
             })
             .collect();
@@ -1068,12 +960,7 @@ impl World {
                     self.attachments[who].loans.push(held);
                 }
             }
-            Op::Publish {
-                who,
-                nth,
-                to,
-                shorter,
-            } => {
+            Op::Publish { who, nth, to, shorter } => {
                 if let Some(held) = self.take(who, nth) {
                     self.send(who, vec![held], to, shorter);
                 }
@@ -1102,20 +989,12 @@ impl World {
                     let lane = LaneKind::Data;
                     let held = self.publish(who, lane, vec![held], &shapes, owner(who as u16), true);
                     let (held, error) = held.unwrap_err();
-                    assert!(matches!(
-                        error,
-                        PublishError::Refused("no") | PublishError::Full(_)
-                    ));
+                    assert!(matches!(error, PublishError::Refused("no") | PublishError::Full(_)));
                     self.give_back(who, held);
                 }
             }
             Op::Detached { who, nth, again } => self.detached(who, nth, again),
-            Op::Burst {
-                who,
-                count,
-                length,
-                to,
-            } => {
+            Op::Burst { who, count, length, to } => {
                 for _ in 0..count {
                     let Ok(held) = self.loan(who, LaneKind::Data, length) else {
                         break;
@@ -1127,21 +1006,10 @@ impl World {
                     }
                 }
             }
-            Op::Join {
-                who,
-                groups,
-                pause,
-                low,
-            } => self.join(who, groups, pause, low),
+            Op::Join { who, groups, pause, low } => self.join(who, groups, pause, low),
             Op::Leave { who } => {
                 if self.attachments[who].life == Life::Live
-                    && self
-                        .publish_record(Record {
-                            what: 2,
-                            who,
-                            group: 0,
-                        })
-                        .is_some()
+                    && self.publish_record(Record { what: 2, who, group: 0 }).is_some()
                 {
                     set_reader_state(&self.sequencer, who as u16, ReaderState::None);
                     let a = &mut self.attachments[who];
@@ -1154,11 +1022,7 @@ impl World {
                     let mut set = self.attachments[who].set;
                     set.insert(Bucket::of(group(g)));
                     self.store_set(who, set);
-                    self.publish_record(Record {
-                        what: 3,
-                        who,
-                        group: g,
-                    });
+                    self.publish_record(Record { what: 3, who, group: g });
                 }
             }
             Op::Unwatch { who, group } => {
@@ -1198,18 +1062,8 @@ impl World {
         let shapes = [(Kind::Message, vec![group(0)], held.length)];
         let before = self.tail();
         let mut peers = self.pages.clone();
-        let message = Message {
-            destinations: &shapes[0].1,
-            topic: 0,
-            descriptors: 0,
-            time: 0,
-        };
-        let Held {
-            loan,
-            length,
-            body,
-            topic,
-        } = held;
+        let message = Message { destinations: &shapes[0].1, topic: 0, descriptors: 0, time: 0 };
+        let Held { loan, length, body, topic } = held;
         let frames = [(loan, Kind::Message, message, length)];
         let lane = &mut self.attachments[who].lane;
         let result = lane.publish::<()>(&self.sequencer, &mut peers, as_owner, &frames, |_| {
@@ -1223,15 +1077,7 @@ impl World {
             self.sequencer.members().exchange(id, gone, live).unwrap();
         }
         let [(loan, ..)] = frames;
-        self.give_back(
-            who,
-            vec![Held {
-                loan,
-                length,
-                body,
-                topic,
-            }],
-        );
+        self.give_back(who, vec![Held { loan, length, body, topic }]);
     }
 
     /// Everyone who counts reads to the end.
@@ -1291,19 +1137,7 @@ fn the_random_operations_reach_every_corner() {
         transactions,
         past,
     } = reached;
-    let corners = [
-        laps,
-        read,
-        lost,
-        slots,
-        headers,
-        bytes,
-        too_big,
-        refused,
-        detached,
-        batches,
-        transactions,
-        past,
-    ];
+    let corners =
+        [laps, read, lost, slots, headers, bytes, too_big, refused, detached, batches, transactions, past];
     assert!(corners.iter().all(|n| *n > 0), "{reached:?}");
 }

@@ -140,10 +140,7 @@ impl World {
             }
         }
         World {
-            lanes: regions
-                .iter()
-                .map(|own| Lane::new(own.clone(), geometry, LaneKind::Data))
-                .collect(),
+            lanes: regions.iter().map(|own| Lane::new(own.clone(), geometry, LaneKind::Data)).collect(),
             readers: vec![Reader::new(Stamp(1), BucketSet([u64::MAX; 4])); 2],
             sequencer,
             regions,
@@ -162,13 +159,7 @@ impl World {
         let near = |distance: i64| self.tail.wrapping_add_signed(distance).max(1);
         match *scribble {
             Scribble::Slot { slot, word } => shared.store(sequencer::SLOTS + 8 * slot, word, order),
-            Scribble::Forged {
-                distance,
-                sender,
-                index,
-                bucket,
-                lap,
-            } => {
+            Scribble::Forged { distance, sender, index, bucket, lap } => {
                 let stamp = near(distance);
                 let lap = stamp.wrapping_add_signed(lap * SLOTS as i64);
                 let word = SlotWord::new(lap, LOG2_SLOTS, AttachmentId(sender), index, Bucket(bucket));
@@ -183,13 +174,7 @@ impl World {
             Scribble::High(word) => shared.store(sequencer::HIGH, word, order),
             Scribble::FullSince(word) => shared.store(sequencer::FULL_SINCE, word, order),
             Scribble::Own { word_at, word } => hostile.store(8 * word_at, word, order),
-            Scribble::Header {
-                index,
-                distance,
-                shape,
-                position,
-                batch,
-            } => {
+            Scribble::Header { index, distance, shape, position, batch } => {
                 let entry = payload::HEADERS + index * payload::ENTRY_BYTES;
                 hostile.store(entry + header::STAMP, near(distance), order);
                 hostile.store(entry + header::SHAPE, shape, order);
@@ -211,22 +196,14 @@ impl World {
         let Ok(loan) = self.lanes[me].loan::<()>(&self.sequencer, &mut self.pages, length) else {
             return;
         };
-        let message = Message {
-            destinations: &[Address::group(1)],
-            topic: seed,
-            descriptors: 0,
-            time: 0,
-        };
+        let message = Message { destinations: &[Address::group(1)], topic: seed, descriptors: 0, time: 0 };
         self.lanes[me].write(&loan, 0, &pattern(seed, length));
         let frames = [(loan, Kind::Message, message, length)];
         let result =
             self.lanes[me].publish::<()>(&self.sequencer, &mut self.pages, owner(who), &frames, |_| Ok(()));
         match result {
             Ok(published) => {
-                self.sent
-                    .entry((who, published.stamp.0))
-                    .or_default()
-                    .insert(seed);
+                self.sent.entry((who, published.stamp.0)).or_default().insert(seed);
                 self.tail = published.stamp.0.saturating_add(1);
             }
             Err(PublishError::Full(full)) => {
@@ -271,14 +248,8 @@ impl World {
                     if frame.sender.0 != HOSTILE {
                         let Header { topic, .. } = frame.header;
                         let of = self.sent.get(&(frame.sender.0, before));
-                        assert!(
-                            of.is_some_and(|seeds| seeds.contains(&topic)),
-                            "a forged sender: {frame:?}"
-                        );
-                        assert!(
-                            !whole || body == pattern(topic, length),
-                            "others' bytes: {frame:?}"
-                        );
+                        assert!(of.is_some_and(|seeds| seeds.contains(&topic)), "a forged sender: {frame:?}");
+                        assert!(!whole || body == pattern(topic, length), "others' bytes: {frame:?}");
                     }
                 }
             }

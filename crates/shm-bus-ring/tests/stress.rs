@@ -58,20 +58,12 @@ fn publisher(run: &Run, own: Region, id: u16) {
             }
         };
         lane.write(&loan, 0, &body);
-        let message = Message {
-            destinations: &[group()],
-            topic,
-            descriptors: 0,
-            time: 0,
-        };
+        let message = Message { destinations: &[group()], topic, descriptors: 0, time: 0 };
         let frames = [(loan, Kind::Message, message, body.len() as u64)];
         loop {
             match lane.publish::<()>(&run.sequencer, &mut peers, owner(id), &frames, |_| Ok(())) {
                 Ok(published) => {
-                    assert!(
-                        published.stamp.0 > last,
-                        "a publisher's own messages are in order"
-                    );
+                    assert!(published.stamp.0 > last, "a publisher's own messages are in order");
                     last = published.stamp.0;
                     break;
                 }
@@ -138,11 +130,7 @@ fn lossy_reader(run: &Run) -> u64 {
                 let view = &run.pages.0[frame.sender.index()].0;
                 if intact(view, frame.lane, frame.header.serial) {
                     let topic = frame.header.topic;
-                    assert_eq!(
-                        body,
-                        pattern(topic, length(topic)),
-                        "a torn frame was taken for whole"
-                    );
+                    assert_eq!(body, pattern(topic, length(topic)), "a torn frame was taken for whole");
                     whole += 1;
                 }
             }
@@ -192,15 +180,9 @@ fn run(log2_slots: u32) {
     assert!(first == second, "both see one order");
     for id in 0..2 {
         let of_one = first.iter().filter(|topic| *topic >> 32 == id);
-        assert!(
-            of_one.copied().eq((0..EACH).map(|n| id << 32 | n)),
-            "nothing lost, nothing twice"
-        );
+        assert!(of_one.copied().eq((0..EACH).map(|n| id << 32 | n)), "nothing lost, nothing twice");
     }
-    println!(
-        "2^{log2_slots} slots: {} messages, the lossy reader took {whole} for whole",
-        first.len()
-    );
+    println!("2^{log2_slots} slots: {} messages, the lossy reader took {whole} for whole", first.len());
 }
 
 #[test]
@@ -222,15 +204,8 @@ fn a_walk_that_others_overtake_finds_the_tail() {
         let mut peers = pages.clone();
         let mut lane = Lane::new(regions[usize::from(id)].clone(), geometry, LaneKind::Data);
         for n in 0..EACH * 5 {
-            let loan = lane
-                .loan::<()>(&sequencer, &mut peers, 8)
-                .expect("nobody holds a frame");
-            let message = Message {
-                destinations: &[group()],
-                topic: n,
-                descriptors: 0,
-                time: 0,
-            };
+            let loan = lane.loan::<()>(&sequencer, &mut peers, 8).expect("nobody holds a frame");
+            let message = Message { destinations: &[group()], topic: n, descriptors: 0, time: 0 };
             let frames = [(loan, Kind::Message, message, 8)];
             lane.publish::<()>(&sequencer, &mut peers, owner(id), &frames, |_| Ok(()))
                 .unwrap_or_else(|e| panic!("{e:?} at message {n}"));

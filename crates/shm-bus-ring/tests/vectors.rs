@@ -85,15 +85,9 @@ fn the_layout_is_the_one_of_the_list() {
         .map(|(name, value)| (in_capitals(name), value.number()))
         .collect();
     assert_eq!(listed, constants());
-    assert_eq!(
-        declared(),
-        listed.into_keys().collect(),
-        "every constant is in the list"
-    );
+    assert_eq!(declared(), listed.into_keys().collect(), "every constant is in the list");
     for pair in vectors.get("sequencerBytes").list() {
-        let [slots, bytes] = pair.list() else {
-            panic!("{pair:?}")
-        };
+        let [slots, bytes] = pair.list() else { panic!("{pair:?}") };
         assert_eq!(sequencer_bytes(slots.number().trailing_zeros()), bytes.number());
     }
 }
@@ -107,10 +101,7 @@ fn slot_words() {
         let bucket = Bucket(number("bucket") as u8);
         let word = SlotWord::new(number("stamp"), log2_slots, sender, index, bucket);
         assert_eq!(hex(word.0), *vector.get("word"), "{vector:?}");
-        assert_eq!(
-            (word.sender(), word.index(), word.bucket()),
-            (sender, index, bucket)
-        );
+        assert_eq!((word.sender(), word.index(), word.bucket()), (sender, index, bucket));
         for pair in vector.get("laps").list() {
             let ahead = word.laps_ahead(pair.list()[0].number(), log2_slots);
             assert_eq!(Json::Number(ahead), pair.list()[1], "{vector:?}");
@@ -122,24 +113,12 @@ fn slot_words() {
 fn buckets() {
     let vectors = load("words");
     for pair in vectors.get("buckets").list() {
-        let [address, bucket] = pair.list() else {
-            panic!("{pair:?}")
-        };
-        assert_eq!(
-            u64::from(Bucket::of(Address(address.number())).0),
-            bucket.number(),
-            "{address:?}"
-        );
+        let [address, bucket] = pair.list() else { panic!("{pair:?}") };
+        assert_eq!(u64::from(Bucket::of(Address(address.number())).0), bucket.number(), "{address:?}");
     }
     for pair in vectors.get("bucketsOfAll").list() {
-        let [list, bucket] = pair.list() else {
-            panic!("{pair:?}")
-        };
-        assert_eq!(
-            u64::from(Bucket::of_all(&addresses(list)).0),
-            bucket.number(),
-            "{list:?}"
-        );
+        let [list, bucket] = pair.list() else { panic!("{pair:?}") };
+        assert_eq!(u64::from(Bucket::of_all(&addresses(list)).0), bucket.number(), "{list:?}");
     }
 }
 
@@ -189,11 +168,7 @@ fn geometries() {
             assert_eq!(Json::from(geometry.cell(n)), offset, "cell {n}");
         }
         for (position, offset) in pairs("ringOffsets") {
-            assert_eq!(
-                Json::from(geometry.ring_offset(position)),
-                offset,
-                "position {position:#x}"
-            );
+            assert_eq!(Json::from(geometry.ring_offset(position)), offset, "position {position:#x}");
         }
     }
     for refused in vectors.get("refusedHeaders").list() {
@@ -267,9 +242,7 @@ fn bucket_set(list: &Json) -> BucketSet {
 
 /// `length` bytes that tell their seed and their place.
 fn pattern(seed: u64, length: u64) -> Vec<u8> {
-    (0..length)
-        .map(|i| (seed * 31 + i * 7 + (i >> 8)) as u8)
-        .collect()
+    (0..length).map(|i| (seed * 31 + i * 7 + (i >> 8)) as u8).collect()
 }
 
 fn wake(bucket: Option<Bucket>) -> Json {
@@ -282,23 +255,17 @@ fn full(full: &Full) -> Json {
         Shortage::Headers => "headers",
         Shortage::Bytes => "bytes",
     };
-    let holder = full.holder.map_or(Json::Null, |(id, cursor)| {
-        Json::List(vec![Json::from(u64::from(id.0)), Json::from(cursor)])
-    });
-    object([
-        ("full", shortage.into()),
-        ("stamp", full.stamp.into()),
-        ("holder", holder),
-    ])
+    let holder = full
+        .holder
+        .map_or(Json::Null, |(id, cursor)| Json::List(vec![Json::from(u64::from(id.0)), Json::from(cursor)]));
+    object([("full", shortage.into()), ("stamp", full.stamp.into()), ("holder", holder)])
 }
 
 fn described(frame: &Frame, view: &View) -> Json {
     let header = &frame.header;
     let mut bytes = vec![0; header.length as usize];
     view.copy_out(frame.offset, &mut bytes);
-    let digest = bytes
-        .iter()
-        .fold(0, |sum, byte| (sum * 31 + u64::from(*byte)) % 4_294_967_291);
+    let digest = bytes.iter().fold(0, |sum, byte| (sum * 31 + u64::from(*byte)) % 4_294_967_291);
     object([
         ("stamp", frame.place.stamp.0.into()),
         ("index", u64::from(frame.place.index).into()),
@@ -337,11 +304,8 @@ struct Machine {
 impl Machine {
     fn new(scenario: &Json) -> Machine {
         let slots = scenario.get("slots").number().trailing_zeros();
-        let geometry = Geometry::new(
-            scenario.get("headers").number(),
-            scenario.get("ringBytes").number(),
-        )
-        .unwrap();
+        let geometry =
+            Geometry::new(scenario.get("headers").number(), scenario.get("ringBytes").number()).unwrap();
         let order = Region::zeroed(sequencer_bytes(slots));
         let sequencer =
             Sequencer::create(order.clone(), slots, 0x0123_4567_89AB_CDEF_FEDC_BA98_7654_3210).unwrap();
@@ -392,9 +356,7 @@ impl Machine {
             "detach" => {
                 let members = self.sequencer.members();
                 let word = members.word(attachment);
-                let new = word
-                    .with_attach(AttachState::Departed)
-                    .with_reader(ReaderState::None);
+                let new = word.with_attach(AttachState::Departed).with_reader(ReaderState::None);
                 members.exchange(attachment, word, new).unwrap();
             }
             "watch" => {
@@ -419,11 +381,7 @@ impl Machine {
                 let bytes = pattern(number("seed"), number("length"));
                 self.regions[index].copy_in(loan.offset() + number("at"), &bytes);
             }
-            "address" => self.address(
-                index,
-                step.get("loan").text(),
-                &addresses(step.get("destinations")),
-            ),
+            "address" => self.address(index, step.get("loan").text(), &addresses(step.get("destinations"))),
             "publish" => return Some(self.publish(id, lane, step.get("frames").list())),
             "send" => return Some(self.send(id, lane, number("length"), step.get("to"), number("time"))),
             "abandon" => {
@@ -454,9 +412,7 @@ impl Machine {
     fn lane(&mut self, id: u64, kind: LaneKind) -> &mut Lane {
         let own = &self.regions[id as usize];
         let geometry = self.pages.0[id as usize].1;
-        self.lanes
-            .entry((id, lane_name(kind)))
-            .or_insert_with(|| Lane::new(own.clone(), geometry, kind))
+        self.lanes.entry((id, lane_name(kind))).or_insert_with(|| Lane::new(own.clone(), geometry, kind))
     }
 
     fn loan(&mut self, id: u64, kind: LaneKind, length: u64, name: &str) -> Json {
@@ -490,11 +446,7 @@ impl Machine {
             return loaned;
         }
         let destinations = addresses(to);
-        let at = if destinations.len() > 1 {
-            8 * destinations.len() as u64
-        } else {
-            0
-        };
+        let at = if destinations.len() > 1 { 8 * destinations.len() as u64 } else { 0 };
         if at > 0 {
             self.address(id as usize, "sent", &destinations);
         }
@@ -547,15 +499,10 @@ impl Machine {
             .collect();
         let (sequencer, mut pages) = (self.sequencer.clone(), self.pages.clone());
         let owner = owner(id as u16);
-        let result = self
-            .lane(id, kind)
-            .publish::<()>(&sequencer, &mut pages, owner, &outgoing, |_| Ok(()));
+        let result = self.lane(id, kind).publish::<()>(&sequencer, &mut pages, owner, &outgoing, |_| Ok(()));
         let gives = match result {
             Ok(published) => {
-                return object([
-                    ("stamp", published.stamp.0.into()),
-                    ("wake", wake(published.wake)),
-                ]);
+                return object([("stamp", published.stamp.0.into()), ("wake", wake(published.wake))]);
             }
             Err(PublishError::Full(shortage)) => full(&shortage),
             Err(PublishError::Detached) => "detached".into(),
@@ -633,11 +580,7 @@ fn assert_words(what: &str, expected: &Json, actual: &BTreeMap<u64, u64>) {
         .filter(|offset| expected.get(offset) != actual.get(offset))
         .map(|offset| {
             let word = |words: &BTreeMap<u64, u64>| words.get(offset).copied().unwrap_or(0);
-            format!(
-                "at {offset:#x}: {:#x} instead of {:#x}",
-                word(actual),
-                word(&expected)
-            )
+            format!("at {offset:#x}: {:#x} instead of {:#x}", word(actual), word(&expected))
         })
         .collect();
     assert!(wrong.is_empty(), "{what}:\n{}", wrong.join("\n"));
@@ -650,11 +593,7 @@ fn reproduce(name: &str) {
         let gives = machine.run(step);
         assert_eq!(gives.as_ref(), step.find("gives"), "step {i} of {name}: {step:?}");
     }
-    assert_words(
-        &format!("{name}: sequencer"),
-        scenario.get("sequencer"),
-        &words(&machine.order),
-    );
+    assert_words(&format!("{name}: sequencer"), scenario.get("sequencer"), &words(&machine.order));
     let headers = scenario.get("headers").number();
     for (id, expected) in scenario.get("payloads").list().iter().enumerate() {
         let actual = payload_words(&machine.regions[id], headers);

@@ -90,13 +90,7 @@ const POLL: Duration = Duration::from_millis(1);
 pub const MAX_BUS_NAME: usize = 64;
 
 fn check_name(name: &str) -> Result<()> {
-    let bad = |why| {
-        Err(BusError::InvalidName {
-            what: "bus",
-            name: name.to_owned(),
-            why,
-        })
-    };
+    let bad = |why| Err(BusError::InvalidName { what: "bus", name: name.to_owned(), why });
     let plain = name.strip_prefix('@').unwrap_or(name);
     if plain.is_empty() {
         bad("it is empty")
@@ -115,24 +109,16 @@ impl Place {
     fn open(name: &str, options: &AttachOptions) -> Result<Self> {
         let directory =
             RuntimeDir::open(options.runtime_directory.as_deref()).map_err(BusError::RuntimeDirectory)?;
-        let lock_path = directory
-            .file(&format!("{name}.lock"))
-            .map_err(BusError::RuntimeDirectory)?;
+        let lock_path = directory.file(&format!("{name}.lock")).map_err(BusError::RuntimeDirectory)?;
         let socket = match name.strip_prefix('@') {
             // Abstract names are the whole machine's: the runtime directory keeps users and tests apart.
             Some(plain) => Name::Abstract(format!("shm-bus/{:x}/{plain}", fingerprint(&lock_path))),
-            None => Name::Path(
-                directory
-                    .socket(&format!("{name}.sock"))
-                    .map_err(BusError::RuntimeDirectory)?,
-            ),
+            None => {
+                Name::Path(directory.socket(&format!("{name}.sock")).map_err(BusError::RuntimeDirectory)?)
+            }
         };
         let lock = LockFile::open(&lock_path)?;
-        Ok(Place {
-            socket,
-            lock_path,
-            lock,
-        })
+        Ok(Place { socket, lock_path, lock })
     }
 
     fn reopen(&mut self) -> Result<()> {
@@ -154,12 +140,9 @@ impl Place {
 /// FNV-1a (Fowler, Noll, Vo) of a path: keeps abstract names of different runtime directories apart.
 fn fingerprint(path: &std::path::Path) -> u64 {
     use std::os::unix::ffi::OsStrExt;
-    path.as_os_str()
-        .as_bytes()
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })
+    path.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 /// Attaches to the bus `name`, founding it if there is none and the options allow.
@@ -173,12 +156,7 @@ pub(crate) fn attach(name: &str, options: &AttachOptions) -> Result<Attached> {
     probe::require().map_err(BusError::Unsupported)?;
     let mut place = Place::open(name, options)?;
     match attach_at(name, &mut place, geometry, options) {
-        Ok((shared, poller, role)) => Ok(Attached {
-            shared,
-            poller,
-            role,
-            place,
-        }),
+        Ok((shared, poller, role)) => Ok(Attached { shared, poller, role, place }),
         Err(error) => {
             place.clear_if_last();
             Err(error)
@@ -191,18 +169,14 @@ type Parted = (Arc<Shared>, Arc<Poller>, Option<Role>);
 fn attach_at(name: &str, place: &mut Place, geometry: Geometry, options: &AttachOptions) -> Result<Parted> {
     let mut own = Some(OwnMemory::create(geometry)?);
     let deadline = Instant::now() + options.timeout;
-    let too_late = || BusError::NoMaster {
-        name: name.to_owned(),
-        waited: options.timeout.as_millis() as u64,
-    };
+    let too_late =
+        || BusError::NoMaster { name: name.to_owned(), waited: options.timeout.as_millis() as u64 };
     loop {
         // While this attachment holds the lock, shared, the bus cannot be founded anew under its hands.
         if place.lock.try_shared()? && place.lock.is_current()? {
             match Channel::connect(&place.socket) {
                 Ok(_) if options.master == MasterMode::Only => {
-                    return Err(BusError::Exists {
-                        name: name.to_owned(),
-                    });
+                    return Err(BusError::Exists { name: name.to_owned() });
                 }
                 Ok(channel) => {
                     let memory = own.take().map_or_else(|| OwnMemory::create(geometry), Ok)?;
@@ -218,9 +192,7 @@ fn attach_at(name: &str, place: &mut Place, geometry: Geometry, options: &Attach
                 Err(error) if is_nobody(&error) => {
                     if place.lock.try_exclusive()? && place.lock.is_current()? {
                         if options.master == MasterMode::Never {
-                            return Err(BusError::NotFound {
-                                name: name.to_owned(),
-                            });
+                            return Err(BusError::NotFound { name: name.to_owned() });
                         }
                         let memory = own.take().map_or_else(|| OwnMemory::create(geometry), Ok)?;
                         return found(name, place, memory, options);
@@ -272,9 +244,7 @@ fn join(
         let why = format!("the bus belongs to uid {theirs}, you are uid {ours}");
         return Err(BusError::Refused { why }.into());
     }
-    let hello = wire::with_greeting(&Request::Hello {
-        protocol: options.protocol,
-    });
+    let hello = wire::with_greeting(&Request::Hello { protocol: options.protocol });
     match channel.send(&hello, &[own.fd.as_fd(), own.eventfd.as_fd()]) {
         Ok(Sent::Done) => {}
         Ok(Sent::Full) => return Err(Joining::Hangup(own)),
@@ -291,11 +261,7 @@ fn join(
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     let waited = options.timeout.as_millis() as u64;
-                    return Err(BusError::NoMaster {
-                        name: name.to_owned(),
-                        waited,
-                    }
-                    .into());
+                    return Err(BusError::NoMaster { name: name.to_owned(), waited }.into());
                 }
                 poller.wait(&mut Vec::new(), Some(left))?;
             }
@@ -308,20 +274,12 @@ fn join(
     match wire::greeted_version(bytes) {
         Some(LAYOUT_VERSION) => {}
         Some(theirs) => {
-            return Err(BusError::Version {
-                ours: LAYOUT_VERSION,
-                theirs,
-            }
-            .into());
+            return Err(BusError::Version { ours: LAYOUT_VERSION, theirs }.into());
         }
         None => return Err(protocol("the master answered without a greeting").into()),
     }
     match wire::decode(&bytes[wire::GREETING_BYTES..]) {
-        Some(Reply::Welcome {
-            member,
-            address,
-            term,
-        }) => {
+        Some(Reply::Welcome { member, address, term }) => {
             let [sequencer_fd, directory_fd] = <[OwnedFd; 2]>::try_from(fds)
                 .map_err(|_| protocol("the master's welcome came without its memories"))?;
             let bytes = memfd::verify(
@@ -329,11 +287,7 @@ fn join(
                 Sealing::Shared,
                 sequencer_bytes(*Sequencer::LOG2_SLOTS.end()),
             )?;
-            let mapping = Arc::new(Mapping::shared(
-                sequencer_fd.as_fd(),
-                bytes as usize,
-                Access::ReadWrite,
-            )?);
+            let mapping = Arc::new(Mapping::shared(sequencer_fd.as_fd(), bytes as usize, Access::ReadWrite)?);
             let sequencer = Sequencer::open(mapping.region()?)?;
             let directory = DirectoryReader::open(directory_fd.as_fd())?;
             Ok(Shared::new(Parts {
@@ -359,44 +313,24 @@ fn join(
 /// Founds the bus, holding its lock exclusively.
 fn found(name: &str, place: &Place, own: OwnMemory, options: &AttachOptions) -> Result<Parted> {
     if own.geometry.header_count() > 1 << (options.log2_slots - 2) {
-        let why = format!(
-            "must be at most a quarter of the {} slots",
-            1u64 << options.log2_slots
-        );
-        return Err(BusError::InvalidOption {
-            option: "headers",
-            why,
-        });
+        let why = format!("must be at most a quarter of the {} slots", 1u64 << options.log2_slots);
+        return Err(BusError::InvalidOption { option: "headers", why });
     }
     let bytes = sequencer_bytes(options.log2_slots);
     let sequencer_fd = memfd::create("shm-bus-sequencer", bytes)?;
     memfd::allocate(sequencer_fd.as_fd(), bytes)?;
-    let mapping = Arc::new(Mapping::shared(
-        sequencer_fd.as_fd(),
-        bytes as usize,
-        Access::ReadWrite,
-    )?);
+    let mapping = Arc::new(Mapping::shared(sequencer_fd.as_fd(), bytes as usize, Access::ReadWrite)?);
     memfd::seal(sequencer_fd.as_fd(), Sealing::Shared)?;
     let sequencer = Sequencer::create(mapping.region()?, options.log2_slots, random::bits()?)?;
     let member = MemberId { id: 0, generation: 1 };
     let me = AttachmentId(member.id);
-    let word = MemberWord::new(
-        member.generation,
-        AttachState::Live,
-        ReaderState::None,
-        Policy::Block,
-        0,
-    );
+    let word = MemberWord::new(member.generation, AttachState::Live, ReaderState::None, Policy::Block, 0);
     sequencer.members().cover(me);
-    let term = match (
-        sequencer.members().exchange(me, MemberWord(0), word),
-        sequencer.take_term((0, me), me),
-    ) {
+    let term = match (sequencer.members().exchange(me, MemberWord(0), word), sequencer.take_term((0, me), me))
+    {
         (Ok(()), Ok(term)) => term,
         _ => {
-            return Err(BusError::Protocol {
-                why: "the fresh sequencer memory was not empty".into(),
-            });
+            return Err(BusError::Protocol { why: "the fresh sequencer memory was not empty".into() });
         }
     };
     let memory = DirectoryWriter::create()?;

@@ -43,9 +43,7 @@ type Started = (JoinHandle<()>, Arc<EventFd>);
 fn start(shared: &Arc<Shared>, place: &Place, poller: Arc<Poller>, role: Option<Role>) -> Result<Started> {
     let stop = Arc::new(EventFd::new()?);
     let control = Control::new(shared.clone(), place.socket.clone(), poller, stop.clone(), role)?;
-    let thread = std::thread::Builder::new()
-        .name("shm-bus".into())
-        .spawn(move || control.run());
+    let thread = std::thread::Builder::new().name("shm-bus".into()).spawn(move || control.run());
     let thread = thread
         .map_err(|error| OsError::of_std("clone", "starting a thread (its limit is ulimit -u)", &error))?;
     Ok((thread, stop))
@@ -68,12 +66,7 @@ impl Bus {
     /// [`BusError::Unsupported`], [`BusError::NotFound`], [`BusError::Exists`], [`BusError::NoMaster`],
     /// [`BusError::Version`], [`BusError::Refused`], [`BusError::System`]. Nothing is left behind by a failed attach.
     pub fn attach(name: &str, options: &AttachOptions) -> Result<Bus> {
-        let Attached {
-            shared,
-            poller,
-            role,
-            place,
-        } = attach::attach(name, options)?;
+        let Attached { shared, poller, role, place } = attach::attach(name, options)?;
         match start(&shared, &place, poller, role) {
             Ok((thread, stop)) => Ok(Bus {
                 shared,
@@ -125,10 +118,7 @@ impl Bus {
         let mut taken = lock(&self.publisher);
         if std::mem::replace(&mut *taken, true) {
             let why = "an attachment has one publisher; attach once more for another".to_owned();
-            return Err(BusError::InvalidOption {
-                option: "publisher",
-                why,
-            });
+            return Err(BusError::InvalidOption { option: "publisher", why });
         }
         Publisher::new(self.shared.clone())
     }
@@ -150,11 +140,7 @@ impl Bus {
 
     /// Who is on the bus, as the master last wrote it down.
     pub fn directory(&self) -> Result<Directory> {
-        self.shared
-            .directory
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .read()
+        self.shared.directory.read().unwrap_or_else(PoisonError::into_inner).read()
     }
 
     /// The counters of an attachment, if its memory is mapped here; without an id, this one's.
@@ -164,11 +150,7 @@ impl Bus {
         let page = memory.view();
         let count = |offset| page.load(offset, Ordering::Relaxed);
         let word = self.shared.sequencer.members().word(AttachmentId(member.id));
-        let lag = if word.counts() {
-            self.shared.tail().saturating_sub(count(payload::CURSOR))
-        } else {
-            0
-        };
+        let lag = if word.counts() { self.shared.tail().saturating_sub(count(payload::CURSOR)) } else { 0 };
         Some(Statistics {
             published: count(payload::PUBLISHED),
             published_bytes: count(payload::PUBLISHED_BYTES),
@@ -226,11 +208,7 @@ impl Bus {
     /// A read-only map of the sequencer memory's first page, where the futex words are.
     pub fn order_page(&self) -> Result<Arc<Mapping>> {
         let page = shm_bus_ring::layout::PAGE as usize;
-        Ok(Arc::new(Mapping::shared(
-            self.shared.sequencer_fd.as_fd(),
-            page,
-            Access::ReadOnly,
-        )?))
+        Ok(Arc::new(Mapping::shared(self.shared.sequencer_fd.as_fd(), page, Access::ReadOnly)?))
     }
 
     /// Detaches. What was published stays readable for those it was sent to. Blocks until the departure is in the

@@ -51,15 +51,7 @@ impl Control {
         let polled = shared.channel();
         poller.add(stop.as_fd(), STOP, Interest::READ)?;
         poller.add(polled.as_fd(), CHANNEL, Interest::READ)?;
-        Ok(Control {
-            shared,
-            name,
-            poller,
-            stop,
-            role,
-            lost: None,
-            polled,
-        })
+        Ok(Control { shared, name, poller, stop, role, lost: None, polled })
     }
 
     /// Runs until the attachment is closed.
@@ -110,13 +102,7 @@ impl Control {
         let _ = self.poller.remove(self.polled.as_fd());
         let (term, master) = self.shared.sequencer.term();
         let generation = self.shared.sequencer.members().word(master).generation();
-        self.shared.mourn(
-            MemberId {
-                id: master.0,
-                generation,
-            },
-            self.polled.peer_pidfd().ok(),
-        );
+        self.shared.mourn(MemberId { id: master.0, generation }, self.polled.peer_pidfd().ok());
         self.lost = Some((Instant::now(), term));
         // If nobody has followed yet, the first to swap the term does. One who has gets time to make its socket.
         if term == self.shared.known_term() {
@@ -159,15 +145,8 @@ impl Control {
         let Ok(term) = sequencer.take_term(present, me) else {
             return Ok(());
         };
-        let role = Role::take_over(
-            shared.clone(),
-            term,
-            replica,
-            memory,
-            self.poller.clone(),
-            masters,
-            incomplete,
-        )?;
+        let role =
+            Role::take_over(shared.clone(), term, replica, memory, self.poller.clone(), masters, incomplete)?;
         if sequencer.term().0 != term {
             return Ok(());
         }
@@ -181,11 +160,7 @@ impl Control {
     fn attach_channel(&mut self, channel: Channel) {
         self.shared.replace_channel(channel);
         self.polled = self.shared.channel();
-        if self
-            .poller
-            .add(self.polled.as_fd(), CHANNEL, Interest::READ)
-            .is_ok()
-        {
+        if self.poller.add(self.polled.as_fd(), CHANNEL, Interest::READ).is_ok() {
             self.lost = None;
         }
     }
@@ -199,9 +174,7 @@ impl Control {
         let (term, _) = self.shared.sequencer.term();
         match Channel::connect(&self.name) {
             Ok(channel) => {
-                let again = wire::with_greeting(&Request::Again {
-                    member: self.shared.member,
-                });
+                let again = wire::with_greeting(&Request::Again { member: self.shared.member });
                 let fds = [self.shared.own.fd.as_fd(), self.shared.own.eventfd.as_fd()];
                 let ours = channel.peer().is_ok_and(|peer| peer.uid == process::uid());
                 if ours && matches!(channel.send(&again, &fds), Ok(Sent::Done)) {

@@ -40,10 +40,7 @@ pub struct Directory {
 impl Directory {
     /// The directory of a new bus: nobody, and the group of everyone, named `*`.
     pub fn new() -> Self {
-        let mut directory = Directory {
-            next_prefix: 1,
-            ..Directory::default()
-        };
+        let mut directory = Directory { next_prefix: 1, ..Directory::default() };
         directory.name_group(Address::EVERYONE.0, "*");
         directory
     }
@@ -73,11 +70,7 @@ impl Directory {
                 self.term = term;
                 self.master = Some(*member);
             }
-            Record::Attached {
-                member,
-                address,
-                credentials,
-            } => {
+            Record::Attached { member, address, credentials } => {
                 let entry = MemberEntry {
                     generation: member.generation,
                     address: *address,
@@ -136,29 +129,17 @@ impl Directory {
 
     /// Whether that attachment is a member.
     pub fn has(&self, member: MemberId) -> bool {
-        self.members
-            .get(&member.id)
-            .is_some_and(|m| m.generation == member.generation)
+        self.members.get(&member.id).is_some_and(|m| m.generation == member.generation)
     }
 
     /// The members, by id.
     pub fn members(&self) -> impl Iterator<Item = (MemberId, &MemberEntry)> {
-        self.members.iter().map(|(id, m)| {
-            (
-                MemberId {
-                    id: *id,
-                    generation: m.generation,
-                },
-                m,
-            )
-        })
+        self.members.iter().map(|(id, m)| (MemberId { id: *id, generation: m.generation }, m))
     }
 
     /// The member with that unicast address.
     pub fn member_at(&self, address: Address) -> Option<MemberId> {
-        self.members()
-            .find(|(_, m)| m.address == address.0)
-            .map(|(id, _)| id)
+        self.members().find(|(_, m)| m.address == address.0).map(|(id, _)| id)
     }
 
     /// The unicast address of a member.
@@ -188,10 +169,7 @@ impl Directory {
 
     /// The groups that a member has joined.
     pub fn joined_by(&self, id: u16) -> impl Iterator<Item = Address> + '_ {
-        self.joined
-            .iter()
-            .filter(move |(_, ids)| ids.contains(&id))
-            .map(|(a, _)| Address(*a))
+        self.joined.iter().filter(move |(_, ids)| ids.contains(&id)).map(|(a, _)| Address(*a))
     }
 
     /// The next unicast address, never given before.
@@ -224,17 +202,8 @@ mod tests {
     }
 
     fn attached(id: u16) -> Record {
-        let credentials = Credentials {
-            pid: 1,
-            start_time: 2,
-            uid: 3,
-            gid: 4,
-        };
-        Record::Attached {
-            member: member(id),
-            address: u64::from(id),
-            credentials,
-        }
+        let credentials = Credentials { pid: 1, start_time: 2, uid: 3, gid: 4 };
+        Record::Attached { member: member(id), address: u64::from(id), credentials }
     }
 
     #[test]
@@ -244,22 +213,8 @@ mod tests {
         d.apply(1, 1, &Record::Master { member: member(0) });
         d.apply(2, 1, &attached(0));
         d.apply(3, 1, &attached(1));
-        d.apply(
-            4,
-            1,
-            &Record::Group {
-                address: group.0,
-                name: "cpu".into(),
-            },
-        );
-        d.apply(
-            5,
-            1,
-            &Record::Joined {
-                member: member(1),
-                addresses: vec![group.0, 1],
-            },
-        );
+        d.apply(4, 1, &Record::Group { address: group.0, name: "cpu".into() });
+        d.apply(5, 1, &Record::Joined { member: member(1), addresses: vec![group.0, 1] });
         assert_eq!(d.group_named("cpu"), Some(group));
         assert_eq!(d.joined_by(1).collect::<Vec<_>>(), [Address(1), group]);
         assert_eq!(d.free_address(), Address::unicast(2));
@@ -268,18 +223,10 @@ mod tests {
         d.apply(
             6,
             1,
-            &Record::Departed {
-                member: member(1),
-                address: 1,
-                departure: crate::record::Departure::Died,
-            },
+            &Record::Departed { member: member(1), address: 1, departure: crate::record::Departure::Died },
         );
         assert!(!d.is_joined(group) && d.member_at(Address(1)).is_none());
-        assert_eq!(
-            d.free_address(),
-            Address::unicast(2),
-            "addresses are never reused"
-        );
+        assert_eq!(d.free_address(), Address::unicast(2), "addresses are never reused");
     }
 
     #[test]

@@ -37,10 +37,7 @@ impl DirectoryWriter {
         let fd = memfd::create("shm-bus-directory", BYTES)?;
         let mapping = Arc::new(Mapping::shared(fd.as_fd(), BYTES as usize, Access::ReadWrite)?);
         memfd::seal(fd.as_fd(), Sealing::Owned)?;
-        Ok(DirectoryWriter {
-            fd,
-            region: mapping.region()?,
-        })
+        Ok(DirectoryWriter { fd, region: mapping.region()? })
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -50,10 +47,7 @@ impl DirectoryWriter {
     pub fn write(&self, directory: &Directory) -> Result<()> {
         let bytes = directory.encode();
         if bytes.len() as u64 > MAX_ENCODED {
-            return Err(BusError::Limit {
-                what: "directory entries",
-                limit: MAX_ENCODED,
-            });
+            return Err(BusError::Limit { what: "directory entries", limit: MAX_ENCODED });
         }
         let next = self.region.load(INDEX, Ordering::Relaxed) + 1;
         let at = copy_at(next);
@@ -75,9 +69,7 @@ impl DirectoryReader {
     pub fn open(fd: BorrowedFd<'_>) -> Result<Self> {
         let bytes = memfd::verify(fd, Sealing::Owned, BYTES)?;
         if bytes != BYTES {
-            return Err(BusError::Protocol {
-                why: format!("a directory memory of {bytes} bytes"),
-            });
+            return Err(BusError::Protocol { why: format!("a directory memory of {bytes} bytes") });
         }
         let mapping = Arc::new(Mapping::shared(fd, BYTES as usize, Access::ReadOnly)?);
         Ok(DirectoryReader { view: mapping.view() })
@@ -93,14 +85,11 @@ impl DirectoryReader {
             self.view.copy_out(at + 8, &mut bytes);
             fence(Ordering::Acquire);
             if self.view.load(INDEX, Ordering::Relaxed) == index {
-                return Directory::decode(&bytes).ok_or_else(|| BusError::Protocol {
-                    why: "an unreadable directory".into(),
-                });
+                return Directory::decode(&bytes)
+                    .ok_or_else(|| BusError::Protocol { why: "an unreadable directory".into() });
             }
         }
-        Err(BusError::Protocol {
-            why: "a directory that never rests".into(),
-        })
+        Err(BusError::Protocol { why: "a directory that never rests".into() })
     }
 }
 

@@ -148,9 +148,7 @@ pub enum BusError {
 }
 
 fn holder_text(holder: Option<(AttachmentId, u64)>) -> String {
-    holder.map_or_else(String::new, |(id, stamp)| {
-        format!(" (reader {} is at stamp {stamp})", id.0)
-    })
+    holder.map_or_else(String::new, |(id, stamp)| format!(" (reader {} is at stamp {stamp})", id.0))
 }
 
 impl BusError {
@@ -195,17 +193,18 @@ impl BusError {
 impl From<GeometryError> for BusError {
     fn from(error: GeometryError) -> Self {
         match error {
-            GeometryError::RingBytes(_) => BusError::InvalidOption {
-                option: "ringBytes",
-                why: error.to_string(),
-            },
-            GeometryError::HeaderCount(_) => BusError::InvalidOption {
-                option: "headers",
-                why: error.to_string(),
-            },
-            _ => BusError::Protocol {
-                why: error.to_string(),
-            },
+            GeometryError::RingBytes(_) => {
+                BusError::InvalidOption { option: "ringBytes", why: error.to_string() }
+            }
+            GeometryError::HeaderCount(_) => {
+                BusError::InvalidOption { option: "headers", why: error.to_string() }
+            }
+            _ => BusError::Protocol { why: error.to_string() },
         }
     }
+}
+
+pub(crate) fn duplicate_failed(error: &std::io::Error) -> BusError {
+    let what = "duplicating a file descriptor (their limit is ulimit -n)";
+    OsError::of_std("fcntl(F_DUPFD_CLOEXEC)", what, error).into()
 }

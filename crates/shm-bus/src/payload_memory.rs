@@ -6,9 +6,8 @@ use std::sync::Arc;
 use shm_bus_os::{Access, EventFd, Guarded, Mapping, OsError, Sealing, memfd, memory};
 use shm_bus_ring::{Geometry, Region, View};
 
-use crate::error::{BusError, Result};
+use crate::error::{BusError, Result, duplicate_failed};
 use crate::record::MemberId;
-use crate::shared::duplicate_failed;
 
 /// This attachment's own payload memory, mapped for writing.
 pub(crate) struct OwnMemory {
@@ -24,10 +23,9 @@ impl OwnMemory {
     pub fn create(geometry: Geometry) -> Result<Self> {
         let bytes = geometry.memfd_bytes();
         memory::check(bytes).map_err(|error| match error {
-            OsError::TooLittleMemory { .. } => BusError::InvalidOption {
-                option: "ringBytes",
-                why: error.to_string(),
-            },
+            OsError::TooLittleMemory { .. } => {
+                BusError::InvalidOption { option: "ringBytes", why: error.to_string() }
+            }
             other => other.into(),
         })?;
         let fd = memfd::create("shm-bus-payload", bytes)?;
@@ -41,13 +39,7 @@ impl OwnMemory {
         let region = mapping.region()?;
         geometry.store(&region);
         memfd::seal(fd.as_fd(), Sealing::Owned)?;
-        Ok(OwnMemory {
-            fd,
-            mapping,
-            region,
-            geometry,
-            eventfd: EventFd::new()?,
-        })
+        Ok(OwnMemory { fd, mapping, region, geometry, eventfd: EventFd::new()? })
     }
 }
 
@@ -65,22 +57,12 @@ impl PeerMemory {
     /// Verifies seals, file system, size and description of a received memfd before anything in it is used.
     pub(crate) fn open(member: MemberId, fd: OwnedFd, eventfd: OwnedFd) -> Result<Self> {
         let bytes = memfd::verify(fd.as_fd(), Sealing::Owned, Geometry::MAX_RING_BYTES * 2)?;
-        let page = Arc::new(Mapping::shared(
-            fd.as_fd(),
-            shm_bus_ring::layout::PAGE as usize,
-            Access::ReadOnly,
-        )?);
+        let page =
+            Arc::new(Mapping::shared(fd.as_fd(), shm_bus_ring::layout::PAGE as usize, Access::ReadOnly)?);
         let geometry = Geometry::load(&page.view(), bytes)?;
         let mapping = Arc::new(Self::map(fd.as_fd(), geometry)?);
         let view = mapping.view();
-        Ok(PeerMemory {
-            member,
-            fd,
-            eventfd: EventFd::from_fd(eventfd)?,
-            mapping,
-            view,
-            geometry,
-        })
+        Ok(PeerMemory { member, fd, eventfd: EventFd::from_fd(eventfd)?, mapping, view, geometry })
     }
 
     fn map(fd: BorrowedFd<'_>, geometry: Geometry) -> Result<Mapping> {

@@ -22,9 +22,7 @@ impl PeerTable {
     }
 
     pub fn insert(&self, memory: PeerMemory) {
-        self.lock()
-            .entry(memory.member())
-            .or_insert_with(|| Arc::new(memory));
+        self.lock().entry(memory.member()).or_insert_with(|| Arc::new(memory));
     }
 
     pub fn remove(&self, member: MemberId) {

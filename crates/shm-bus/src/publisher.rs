@@ -91,17 +91,11 @@ impl Publisher {
         self.replica
             .directory()
             .group_named(name)
-            .ok_or_else(|| BusError::UnknownGroup {
-                name: name.to_owned(),
-            })
+            .ok_or_else(|| BusError::UnknownGroup { name: name.to_owned() })
     }
 
     fn open(&self) -> Result<()> {
-        if self.shared.is_closed() {
-            Err(BusError::Closed)
-        } else {
-            Ok(())
-        }
+        if self.shared.is_closed() { Err(BusError::Closed) } else { Ok(()) }
     }
 
     /// Publishes `bytes` to one address, or to several as one event with one stamp. In a batch the message is only
@@ -123,11 +117,7 @@ impl Publisher {
     /// As for [`Publisher::publish`].
     pub fn loan(&mut self, destinations: &[Address], length: u64) -> Result<BusLoan> {
         let loan = self.reserve(destinations, length)?;
-        Ok(BusLoan {
-            loan,
-            destinations: destinations.to_vec(),
-            prefix: prefix_of(destinations),
-        })
+        Ok(BusLoan { loan, destinations: destinations.to_vec(), prefix: prefix_of(destinations) })
     }
 
     /// Publishes the first `length` bytes of a loan. On an error the loan is given up.
@@ -141,9 +131,7 @@ impl Publisher {
             self.lane.abandon(loan.loan);
             return Err(error);
         }
-        let BusLoan {
-            loan, destinations, ..
-        } = loan;
+        let BusLoan { loan, destinations, .. } = loan;
         self.send(loan, &destinations, length, envelope)
     }
 
@@ -156,22 +144,15 @@ impl Publisher {
         self.open()?;
         check_destinations(destinations)?;
         if self.batch.as_ref().is_some_and(|b| b.len() == MAX_BATCH) {
-            return Err(BusError::Limit {
-                what: "messages in a batch",
-                limit: MAX_BATCH as u64,
-            });
+            return Err(BusError::Limit { what: "messages in a batch", limit: MAX_BATCH as u64 });
         }
         let prefix = prefix_of(destinations);
         let total = prefix + length;
-        let mut loan = self
-            .lane
-            .loan(&self.shared.sequencer, &mut MappedPeers(&self.shared), total);
+        let mut loan = self.lane.loan(&self.shared.sequencer, &mut MappedPeers(&self.shared), total);
         if let Err(PublishError::Full(full)) = loan
             && self.relieve(&full)
         {
-            loan = self
-                .lane
-                .loan(&self.shared.sequencer, &mut MappedPeers(&self.shared), total);
+            loan = self.lane.loan(&self.shared.sequencer, &mut MappedPeers(&self.shared), total);
         }
         let loan = loan.map_err(|error: PublishError<BusError>| self.refuse(error, total))?;
         for (i, destination) in destinations.iter().enumerate().take((prefix / 8) as usize) {
@@ -191,10 +172,7 @@ impl Publisher {
             PublishError::Full(full) => {
                 self.wanted = wanted;
                 self.lane.count_would_block();
-                BusError::WouldBlock {
-                    shortage: full.shortage,
-                    holder: full.holder,
-                }
+                BusError::WouldBlock { shortage: full.shortage, holder: full.holder }
             }
             PublishError::TooBig { length, max } => BusError::TooBig { length, max },
             PublishError::Detached => BusError::Closed,
@@ -212,12 +190,7 @@ impl Publisher {
         envelope: Envelope,
     ) -> Result<Stamp> {
         if let Some(batch) = &mut self.batch {
-            batch.push(Prepared {
-                loan,
-                destinations: destinations.to_vec(),
-                envelope,
-                length,
-            });
+            batch.push(Prepared { loan, destinations: destinations.to_vec(), envelope, length });
             return Ok(Stamp(0));
         }
         let time = clock::monotonic_nanos();
@@ -252,13 +225,7 @@ impl Publisher {
         &mut self,
         frames: &[(Loan, Kind, Message<'_>, u64)],
     ) -> core::result::Result<shm_bus_ring::Published, PublishError<BusError>> {
-        let Publisher {
-            shared,
-            lane,
-            replica,
-            checked,
-            ..
-        } = self;
+        let Publisher { shared, lane, replica, checked, .. } = self;
         let exact = |stamp| {
             if !replica.is_current(&shared.sequencer) {
                 match replica.catch_up(shared, stamp) {
@@ -285,23 +252,14 @@ impl Publisher {
             }
             Ok(())
         };
-        lane.publish(
-            &shared.sequencer,
-            &mut MappedPeers(shared),
-            shared.owner(),
-            frames,
-            exact,
-        )
+        lane.publish(&shared.sequencer, &mut MappedPeers(shared), shared.owner(), frames, exact)
     }
 
     /// Begins a batch: what is published until [`Publisher::end_batch`] becomes one event.
     pub fn begin_batch(&mut self) -> Result<()> {
         self.open()?;
         if self.batch.is_some() {
-            return Err(BusError::InvalidOption {
-                option: "batch",
-                why: "batches cannot be nested".into(),
-            });
+            return Err(BusError::InvalidOption { option: "batch", why: "batches cannot be nested".into() });
         }
         self.batch = Some(Vec::new());
         Ok(())
@@ -315,10 +273,8 @@ impl Publisher {
             return Ok(None);
         }
         let time = clock::monotonic_nanos();
-        let (loans, rest): (Vec<_>, Vec<_>) = prepared
-            .into_iter()
-            .map(|p| (p.loan, (p.destinations, p.envelope, p.length)))
-            .unzip();
+        let (loans, rest): (Vec<_>, Vec<_>) =
+            prepared.into_iter().map(|p| (p.loan, (p.destinations, p.envelope, p.length))).unzip();
         let frames: Vec<_> = loans
             .into_iter()
             .zip(&rest)
@@ -347,29 +303,18 @@ impl Publisher {
         self.open()?;
         let found = self.shared.sequencer.find()?;
         let mut gate = shm_bus_ring::Gate::default();
-        gate.scan(
-            &self.shared.sequencer,
-            found.stamp,
-            &mut MappedPeers(&self.shared),
-        );
+        gate.scan(&self.shared.sequencer, found.stamp, &mut MappedPeers(&self.shared));
         if found.stamp - gate.cached() >= self.shared.sequencer.slot_count() {
-            let full = Full {
-                shortage: shm_bus_ring::Shortage::Slots,
-                stamp: found.stamp,
-                holder: gate.slowest(),
-            };
+            let full =
+                Full { shortage: shm_bus_ring::Shortage::Slots, stamp: found.stamp, holder: gate.slowest() };
             return Ok(self.stall.relieve(&self.shared, &full, &gate));
         }
         let wanted = self.wanted;
-        let mut loan = self
-            .lane
-            .loan(&self.shared.sequencer, &mut MappedPeers(&self.shared), wanted);
+        let mut loan = self.lane.loan(&self.shared.sequencer, &mut MappedPeers(&self.shared), wanted);
         if let Err(PublishError::Full(full)) = loan
             && self.relieve(&full)
         {
-            loan = self
-                .lane
-                .loan(&self.shared.sequencer, &mut MappedPeers(&self.shared), wanted);
+            loan = self.lane.loan(&self.shared.sequencer, &mut MappedPeers(&self.shared), wanted);
         }
         match loan {
             Ok(loan) => {
@@ -442,17 +387,10 @@ fn check_destinations(destinations: &[Address]) -> Result<()> {
     if destinations.is_empty() || destinations.len() > MAX_DESTINATIONS {
         return Err(BusError::InvalidOption {
             option: "destination",
-            why: format!(
-                "a message needs 1 to {MAX_DESTINATIONS} destinations, not {}",
-                destinations.len()
-            ),
+            why: format!("a message needs 1 to {MAX_DESTINATIONS} destinations, not {}", destinations.len()),
         });
     }
-    match destinations
-        .iter()
-        .enumerate()
-        .find(|(i, d)| destinations[..*i].contains(d))
-    {
+    match destinations.iter().enumerate().find(|(i, d)| destinations[..*i].contains(d)) {
         Some((_, address)) => Err(BusError::DuplicateDestination { address: *address }),
         None => Ok(()),
     }
@@ -460,11 +398,7 @@ fn check_destinations(destinations: &[Address]) -> Result<()> {
 
 /// Bytes in front of a transaction's payload.
 fn prefix_of(destinations: &[Address]) -> u64 {
-    if destinations.len() > 1 {
-        8 * destinations.len() as u64
-    } else {
-        0
-    }
+    if destinations.len() > 1 { 8 * destinations.len() as u64 } else { 0 }
 }
 
 fn frame<'a>(
@@ -474,16 +408,7 @@ fn frame<'a>(
     length: u64,
     time: u64,
 ) -> (Loan, Kind, Message<'a>, u64) {
-    let kind = if destinations.len() > 1 {
-        Kind::Transaction
-    } else {
-        Kind::Message
-    };
-    let message = Message {
-        destinations,
-        topic: envelope.topic,
-        descriptors: 0,
-        time,
-    };
+    let kind = if destinations.len() > 1 { Kind::Transaction } else { Kind::Message };
+    let message = Message { destinations, topic: envelope.topic, descriptors: 0, time };
     (loan, kind, message, prefix_of(destinations) + length)
 }

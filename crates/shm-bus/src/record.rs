@@ -126,19 +126,10 @@ mod tests {
 
     #[test]
     fn the_largest_records_fit_a_cell_and_come_back() {
-        let member = MemberId {
-            id: u16::MAX,
-            generation: u32::MAX,
-        };
+        let member = MemberId { id: u16::MAX, generation: u32::MAX };
         for record in [
-            Record::Joined {
-                member,
-                addresses: vec![u64::MAX; MAX_ADDRESSES],
-            },
-            Record::Group {
-                address: u64::MAX,
-                name: "x".repeat(MAX_GROUP_NAME),
-            },
+            Record::Joined { member, addresses: vec![u64::MAX; MAX_ADDRESSES] },
+            Record::Group { address: u64::MAX, name: "x".repeat(MAX_GROUP_NAME) },
             Record::Attached {
                 member,
                 address: u64::MAX,
@@ -150,10 +141,7 @@ mod tests {
                 },
             },
         ] {
-            let stamped = Stamped {
-                term: u64::MAX,
-                record,
-            };
+            let stamped = Stamped { term: u64::MAX, record };
             let bytes = stamped.encode();
             assert!(bytes.len() <= CELL_BYTES as usize);
             assert_eq!(Stamped::decode(&bytes), Some(stamped));

@@ -34,20 +34,13 @@ impl Senders for Masters<'_> {
             let generation = self.shared.sequencer.members().word(id).generation();
             self.found = self.shared.memory_of(MemberId { id: id.0, generation });
         }
-        self.found.as_ref().map(|m| shm_bus_ring::Sender {
-            view: m.view(),
-            geometry: m.geometry(),
-        })
+        self.found.as_ref().map(|m| shm_bus_ring::Sender { view: m.view(), geometry: m.geometry() })
     }
 }
 
 impl Replica {
     pub fn new(shared: &Shared) -> Result<Self> {
-        let mut replica = Replica {
-            directory: Directory::new(),
-            applied: 1,
-            proven: None,
-        };
+        let mut replica = Replica { directory: Directory::new(), applied: 1, proven: None };
         replica.reload(shared)?;
         Ok(replica)
     }
@@ -57,11 +50,7 @@ impl Replica {
     }
 
     fn reload(&mut self, shared: &Shared) -> Result<()> {
-        self.directory = shared
-            .directory
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .read()?;
+        self.directory = shared.directory.read().unwrap_or_else(PoisonError::into_inner).read()?;
         self.applied = self.directory.as_of.max(1);
         Ok(())
     }
@@ -101,10 +90,7 @@ impl Replica {
             }
             self.reload(shared)?;
         }
-        Err(BusError::NoMaster {
-            name: shared.name.clone(),
-            waited: 0,
-        })
+        Err(BusError::NoMaster { name: shared.name.clone(), waited: 0 })
     }
 
     /// Everything below `stamp`, for the successor of a master that is gone; `control` is the control word from before

@@ -1,5 +1,8 @@
 //! What the threads of one attachment share: the memories, the channel to the master, and who waits for its answers.
 
+mod positions;
+mod wake;
+
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,15 +10,18 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use shm_bus_os::{Channel, OsError, Received, Sent, Word, clock, process};
+use shm_bus_os::{Channel, Received, Sent, Word, clock, process};
 use shm_bus_ring::layout::payload;
 use shm_bus_ring::{
     Address, AttachState, AttachmentId, Bucket, BucketSet, Lane, LaneKind, MemberWord, Ordering as Memory,
     Owner, Peers, Policy, ReaderState, Sequencer, SleepKind, View, fence,
 };
 
+use self::positions::Positions;
+use self::wake::Sleeping;
+pub(crate) use self::wake::Waker;
 use crate::directory_memory::DirectoryReader;
-use crate::error::{BusError, Result};
+use crate::error::{BusError, Result, duplicate_failed};
 use crate::payload_memory::{OwnMemory, PeerMemory};
 use crate::peers::PeerTable;
 use crate::record::MemberId;
@@ -71,21 +77,6 @@ pub(crate) struct Shared {
     known_term: AtomicU64,
     /// Processes whose channel closed while their member word said that they were there: they are dying.
     dying: Mutex<Vec<OwnedFd>>,
-}
-
-/// Who of this attachment sleeps, and for what.
-#[derive(Default)]
-struct Sleeping {
-    blocked: Vec<BucketSet>,
-    armed: Option<BucketSet>,
-}
-
-/// Positions of the counting subscriptions; the cursor is the smallest.
-#[derive(Default)]
-struct Positions {
-    by_subscription: BTreeMap<u32, u64>,
-    /// How often this attachment had been evicted when these were taken: an eviction ends all of them at once.
-    evictions: u8,
 }
 
 /// Everything [`Shared::new`] puts together.
@@ -147,10 +138,7 @@ impl Shared {
     }
 
     pub fn owner(&self) -> Owner {
-        Owner {
-            id: AttachmentId(self.member.id),
-            generation: self.member.generation,
-        }
+        Owner { id: AttachmentId(self.member.id), generation: self.member.generation }
     }
 
     pub fn is_closed(&self) -> bool {
@@ -286,11 +274,8 @@ impl Shared {
             }
             let request = self.next_request.fetch_add(1, Ordering::Relaxed);
             let answer = self.expect(request);
-            let slice = if self.tell(&make(request)) {
-                Duration::from_millis(500)
-            } else {
-                Duration::from_millis(1)
-            };
+            let slice =
+                if self.tell(&make(request)) { Duration::from_millis(500) } else { Duration::from_millis(1) };
             let left = timeout.saturating_sub(start.elapsed());
             let answered = answer.recv_timeout(slice.min(left));
             lock(&self.requests).remove(&request);
@@ -333,125 +318,7 @@ impl Shared {
 
     /// The stamp that comes next, as far as can be told: the hint may lag behind it while nobody sleeps.
     pub fn tail(&self) -> u64 {
-        self.sequencer
-            .find()
-            .map_or_else(|_| self.sequencer.hint(), |found| found.stamp)
-    }
-
-    /// Wakes whoever sleeps and is concerned. The hint goes first, past the stamp.
-    pub fn wake(&self, bucket: Bucket, tail: u64, waker: &mut Waker) {
-        self.sequencer.raise_hint(tail);
-        let sleepers = self.sequencer.sleepers();
-        let futex_bits = bucket.futex_bits();
-        let mut blocked = false;
-        for word in 0..self.sequencer.members().high().div_ceil(64) {
-            let mut bits = sleepers.concerned(bucket, word);
-            if bits == 0 {
-                continue;
-            }
-            // SYNC kind: a sleeper says how it sleeps before it says that it does, so the kind is looked at after.
-            fence(Memory::Acquire);
-            let pollers = sleepers.pollers(word);
-            while bits != 0 {
-                let bit = bits.trailing_zeros();
-                bits &= bits - 1;
-                let id = AttachmentId((word * 64) as u16 + bit as u16);
-                let generation = self.sequencer.members().word(id).generation();
-                let member = MemberId { id: id.0, generation };
-                let peer = self.peers.get(member).or_else(|| {
-                    // A newcomer publishes before it has everyone's eventfd: who cannot be woken now is woken when
-                    // its memory comes.
-                    self.missed_wakes.store(true, Ordering::Relaxed);
-                    fence(Memory::SeqCst);
-                    self.memory_of(member)
-                });
-                let Some(peer) = peer else {
-                    blocked = true;
-                    continue;
-                };
-                let by_eventfd = pollers >> bit & 1 != 0;
-                // One wake a sleep: the sleeper counts its sleeps in its own page (SYNC sleep orders the count before
-                // its last look, so an old count means that look has seen this frame). A futex wake reaches those
-                // whose bitset has this bucket's bit, and only that bit is remembered.
-                let epoch = peer.view().load(payload::SLEEP_EPOCH, Memory::Acquire);
-                if waker.is_new(
-                    id,
-                    generation,
-                    epoch,
-                    if by_eventfd { u32::MAX } else { futex_bits },
-                ) {
-                    if by_eventfd {
-                        // Full or closed: it is awake or gone.
-                        let _ = peer.eventfd().signal();
-                    } else {
-                        blocked = true;
-                    }
-                }
-            }
-        }
-        if blocked {
-            let _ = self.hint_word.wake(u32::MAX, futex_bits);
-        }
-    }
-
-    /// Announces a sleep: counts it, sets the sleeper's bits, and gives the value of the hint to sleep on. The caller
-    /// looks once more before it sleeps.
-    pub fn fall_asleep(&self, buckets: &BucketSet, kind: SleepKind) -> u32 {
-        let mut sleeping = lock(&self.sleeping);
-        match kind {
-            SleepKind::Futex => sleeping.blocked.push(*buckets),
-            SleepKind::EventFd => sleeping.armed = Some(*buckets),
-        }
-        // The id may be another's by now, and then so are its bits. One that is closed was woken before it slept.
-        if self.own_word().is_none() {
-            let _ = self.own.eventfd.signal();
-            return (self.sequencer.hint() as u32).wrapping_sub(1);
-        }
-        self.own.region.count(payload::SLEEP_EPOCH, 1);
-        self.sequencer.sleepers().enter(self.owner().id, buckets, kind);
-        self.sequencer.hint() as u32
-    }
-
-    /// Takes the announcement back. What other threads of this attachment sleep for stays.
-    pub fn wake_up(&self, buckets: &BucketSet, kind: SleepKind) {
-        let mut sleeping = lock(&self.sleeping);
-        match kind {
-            SleepKind::Futex => {
-                if let Some(index) = sleeping.blocked.iter().position(|b| b == buckets) {
-                    sleeping.blocked.swap_remove(index);
-                }
-            }
-            SleepKind::EventFd => sleeping.armed = None,
-        }
-        // The id may be another's by now, and then so are its bits.
-        if self.own_word().is_none() {
-            return;
-        }
-        let others: Vec<BucketSet> = sleeping.blocked.iter().chain(&sleeping.armed).copied().collect();
-        let sleepers = self.sequencer.sleepers();
-        sleepers.leave(self.owner().id, buckets, &others);
-        if kind == SleepKind::Futex
-            && sleeping.blocked.is_empty()
-            && let Some(armed) = sleeping.armed
-        {
-            // A blocked thread has made this attachment one that is woken by the futex: back to the event loop, which
-            // looks once more for what came meanwhile.
-            sleepers.enter(self.owner().id, &armed, SleepKind::EventFd);
-            let _ = self.own.eventfd.signal();
-        }
-    }
-
-    /// Whether a thread of this attachment is blocked in a wait.
-    pub fn has_sleepers(&self) -> bool {
-        !lock(&self.sleeping).blocked.is_empty()
-    }
-
-    /// Announces (or takes back) that this attachment waits for space.
-    pub fn want_space(&self, waiting: bool) {
-        let _sleeping = lock(&self.sleeping);
-        if self.own_word().is_some() {
-            self.sequencer.wait_for_space(self.owner().id, waiting);
-        }
+        self.sequencer.find().map_or_else(|_| self.sequencer.hint(), |found| found.stamp)
     }
 
     /// Says in the member word that this attachment is gone: no frame of it follows. Word first, record second; the
@@ -461,9 +328,7 @@ impl Shared {
         let _sleeping = lock(&self.sleeping);
         let owner = self.owner();
         while let Some(word) = self.own_word() {
-            let gone = word
-                .with_attach(AttachState::Departed)
-                .with_reader(ReaderState::None);
+            let gone = word.with_attach(AttachState::Departed).with_reader(ReaderState::None);
             let _ = self.sequencer.members().exchange(owner.id, word, gone);
         }
         self.sequencer.sleepers().forget(owner.id);
@@ -475,77 +340,6 @@ impl Shared {
         let owner = self.owner();
         let word = self.sequencer.members().word(owner.id);
         (word.generation() == owner.generation && word.attach() == AttachState::Live).then_some(word)
-    }
-
-    /// Stores a subscription's position and with it the cursor. Publishers that wait for space are woken. Nothing
-    /// happens for a subscription that is closed, or from before an eviction.
-    pub fn advance(&self, subscription: u32, evictions: u8, position: u64) {
-        let mut positions = lock(&self.positions);
-        if positions.evictions == evictions
-            && let Some(held) = positions.by_subscription.get_mut(&subscription)
-        {
-            *held = position;
-            self.store_cursor(&positions);
-        }
-    }
-
-    /// A new subscription, holding the cursor where it is until its own position is known. Gives its number and the
-    /// count of evictions that it belongs to.
-    pub fn reserve_position(&self) -> (u32, u8) {
-        let number = self.next_subscription.fetch_add(1, Ordering::Relaxed) as u32;
-        let evictions = self.own_word().map_or(0, MemberWord::evictions);
-        let mut positions = lock(&self.positions);
-        if positions.evictions != evictions {
-            *positions = Positions {
-                evictions,
-                ..Positions::default()
-            };
-        }
-        // Below its start whatever happens: the floor that the role stores holds it up.
-        let cursor = self.own.region.load(payload::CURSOR, Memory::Relaxed);
-        positions.by_subscription.insert(number, cursor);
-        (number, evictions)
-    }
-
-    /// Takes a subscription out; `true` if it was the last.
-    pub fn release_position(&self, subscription: u32) -> bool {
-        let mut positions = lock(&self.positions);
-        let counted = positions.by_subscription.remove(&subscription).is_some();
-        self.store_cursor(&positions);
-        counted && positions.by_subscription.is_empty()
-    }
-
-    fn store_cursor(&self, positions: &Positions) {
-        let Some(cursor) = positions.by_subscription.values().min() else {
-            return;
-        };
-        if self.own.region.load(payload::CURSOR, Memory::Relaxed) == *cursor {
-            return;
-        }
-        // SYNC release: everything read below the cursor happened before a publisher sees it.
-        self.own.region.store(payload::CURSOR, *cursor, Memory::Release);
-        // SYNC space: the cursor before the look at who waits.
-        fence(Memory::SeqCst);
-        if self.sequencer.space_wanted() {
-            self.release_space();
-        }
-    }
-
-    /// Wakes every publisher that waits for space.
-    pub fn release_space(&self) {
-        self.sequencer.release_space();
-        let _ = self.space_word.wake(u32::MAX, u32::MAX);
-        for word in 0..self.sequencer.members().high().div_ceil(64) {
-            let mut bits = self.sequencer.space_waiters(word);
-            while bits != 0 {
-                let id = (word * 64) as u16 + bits.trailing_zeros() as u16;
-                bits &= bits - 1;
-                let generation = self.sequencer.members().word(AttachmentId(id)).generation();
-                if let Some(peer) = self.memory_of(MemberId { id, generation }) {
-                    let _ = peer.eventfd().signal();
-                }
-            }
-        }
     }
 
     /// Takes the place of a reader whose time is up, as its own policy says. `true` if it did.
@@ -567,97 +361,25 @@ impl Shared {
     }
 }
 
-/// What a publishing thread remembers of its wakes: the last sleep of each attachment that it has ended.
-#[derive(Default)]
-pub(crate) struct Waker {
-    last: Vec<Woken>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Woken {
-    generation: u32,
-    epoch: u64,
-    /// The futex bits that were woken; all of them by an eventfd.
-    bits: u32,
-}
-
-impl Waker {
-    fn is_new(&mut self, id: AttachmentId, generation: u32, epoch: u64, bits: u32) -> bool {
-        if self.last.len() <= id.index() {
-            self.last.resize(id.index() + 1, Woken::default());
-        }
-        let woken = &mut self.last[id.index()];
-        if (woken.generation, woken.epoch) != (generation, epoch) {
-            *woken = Woken {
-                generation,
-                epoch,
-                bits: 0,
-            };
-        }
-        let new = bits & !woken.bits != 0;
-        woken.bits |= bits;
-        new
-    }
-}
-
 /// The pages a gate is computed from.
 pub(crate) struct MappedPeers<'a>(pub &'a Shared);
 
 impl Peers for MappedPeers<'_> {
     fn page(&mut self, id: AttachmentId, generation: u32) -> Option<View> {
-        self.0
-            .memory_of(MemberId { id: id.0, generation })
-            .map(|m| m.view().clone())
+        self.0.memory_of(MemberId { id: id.0, generation }).map(|m| m.view().clone())
     }
-}
-
-pub(crate) fn duplicate_failed(error: &std::io::Error) -> BusError {
-    let what = "duplicating a file descriptor (their limit is ulimit -n)";
-    OsError::of_std("fcntl(F_DUPFD_CLOEXEC)", what, error).into()
 }
 
 fn failed(failure: Failure) -> BusError {
     match failure {
-        Failure::Limit { limit, .. } => BusError::Limit {
-            what: "groups",
-            limit,
-        },
+        Failure::Limit { limit, .. } => BusError::Limit { what: "groups", limit },
         Failure::NotYours { address } => BusError::Refused {
-            why: format!(
-                "the address {} is neither a group nor this attachment's own",
-                Address(address)
-            ),
+            why: format!("the address {} is neither a group nor this attachment's own", Address(address)),
         },
         Failure::Name { name } => BusError::InvalidName {
             what: "group",
             name,
             why: "it must have 1 to 200 bytes and no control characters",
         },
-    }
-}
-
-/// Which addresses this attachment's subscriptions want, and how many of them each.
-impl Shared {
-    pub fn count_memberships(&self, addresses: &[Address]) {
-        let mut memberships = lock(&self.memberships);
-        for address in addresses {
-            *memberships.entry(address.0).or_default() += 1;
-        }
-    }
-
-    /// Gives the addresses that nobody wants any more.
-    pub fn uncount_memberships(&self, addresses: &[Address]) -> Vec<Address> {
-        let mut memberships = lock(&self.memberships);
-        let mut gone = Vec::new();
-        for address in addresses {
-            if let Some(count) = memberships.get_mut(&address.0) {
-                *count -= 1;
-                if *count == 0 {
-                    memberships.remove(&address.0);
-                    gone.push(*address);
-                }
-            }
-        }
-        gone
     }
 }

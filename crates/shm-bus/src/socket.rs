@@ -25,10 +25,7 @@ impl Socket {
     /// Binds; for a file, not yet at the bus's name. `number` keeps the names of different reigns apart.
     pub fn prepare(name: &Name, number: u64) -> Result<Self> {
         let Name::Path(place) = name else {
-            return Ok(Socket {
-                listener: Listener::bind(name)?,
-                file: None,
-            });
+            return Ok(Socket { listener: Listener::bind(name)?, file: None });
         };
         let own = place.with_extension(number.to_string());
         let _ = std::fs::remove_file(&own);
@@ -36,16 +33,8 @@ impl Socket {
             // It may have failed behind the making of the file.
             let _ = std::fs::remove_file(&own);
         })?;
-        let file = File {
-            inode: inode_of(&own).unwrap_or(0),
-            own,
-            place: place.clone(),
-            placed: false,
-        };
-        Ok(Socket {
-            listener,
-            file: Some(file),
-        })
+        let file = File { inode: inode_of(&own).unwrap_or(0), own, place: place.clone(), placed: false };
+        Ok(Socket { listener, file: Some(file) })
     }
 
     /// Takes the bus's name.

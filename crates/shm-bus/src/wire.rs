@@ -40,17 +40,9 @@ pub(crate) enum Request {
     /// Give me the addresses of these groups, make those that are missing.
     Open { request: u64, names: Vec<String> },
     /// I want what is sent to these addresses.
-    Join {
-        request: u64,
-        addresses: Vec<u64>,
-        policy: WirePolicy,
-    },
+    Join { request: u64, addresses: Vec<u64>, policy: WirePolicy },
     /// I no longer want it; `last` when no counting subscription is left.
-    Leave {
-        request: u64,
-        addresses: Vec<u64>,
-        last: bool,
-    },
+    Leave { request: u64, addresses: Vec<u64>, last: bool },
     /// I miss this ring.
     Ring { member: MemberId },
     /// I evicted this reader: its record is due.
@@ -63,11 +55,7 @@ pub(crate) enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     /// You are in. Behind a greeting, with the sequencer memfd and the directory memfd.
-    Welcome {
-        member: MemberId,
-        address: u64,
-        term: u64,
-    },
+    Welcome { member: MemberId, address: u64, term: u64 },
     /// You are not. Behind a greeting.
     Refused { why: String },
     /// Somebody's payload memfd and eventfd.
@@ -79,13 +67,7 @@ pub(crate) enum Reply {
     /// Answer to `Open`.
     Opened { request: u64, addresses: Vec<u64> },
     /// Answer to `Join`: the stamp of the record, and who was master and who attached as of it.
-    Joined {
-        request: u64,
-        stamp: u64,
-        term: u64,
-        master: u16,
-        attached: Vec<(MemberId, u64)>,
-    },
+    Joined { request: u64, stamp: u64, term: u64, master: u16, attached: Vec<(MemberId, u64)> },
     /// Answer to `Leave`.
     Left { request: u64 },
     /// Answer to any of them.
@@ -132,20 +114,14 @@ mod tests {
 
     #[test]
     fn a_greeting_tells_its_version_and_nothing_else_is_one() {
-        assert_eq!(
-            greeted_version(&with_greeting(&Request::Hello { protocol: 0 })),
-            Some(LAYOUT_VERSION)
-        );
+        assert_eq!(greeted_version(&with_greeting(&Request::Hello { protocol: 0 })), Some(LAYOUT_VERSION));
         assert_eq!(greeted_version(b"shmbus"), None);
         assert_eq!(greeted_version(b"GET / HTTP/1.1\r\n\r\n"), None);
     }
 
     #[test]
     fn the_longest_answer_fits_a_datagram() {
-        let member = MemberId {
-            id: u16::MAX,
-            generation: u32::MAX,
-        };
+        let member = MemberId { id: u16::MAX, generation: u32::MAX };
         let reply = Reply::Joined {
             request: u64::MAX,
             stamp: u64::MAX,

@@ -24,10 +24,7 @@ pub struct AtomicsMemory<'a> {
 /// Bytes of the whole pages that hold `bytes`.
 fn pages(bytes: f64) -> Result<usize> {
     if bytes.fract() != 0.0 || !(1.0..=9_007_199_254_740_991.0).contains(&bytes) {
-        return Err(error(
-            "ERR_OUT_OF_RANGE",
-            format!("{bytes} is no number of bytes"),
-        ));
+        return Err(error("ERR_OUT_OF_RANGE", format!("{bytes} is no number of bytes")));
     }
     Ok((bytes as usize).next_multiple_of(page_size()))
 }
@@ -54,10 +51,7 @@ pub fn atomics_create_memory(env: &Env, bytes: f64) -> Result<AtomicsMemory<'sta
     memfd::allocate(fd.as_fd(), length as u64).map_err(system)?;
     let mapping = Mapping::shared(fd.as_fd(), length, Access::ReadWrite).map_err(system)?;
     memfd::seal(fd.as_fd(), Sealing::Shared).map_err(system)?;
-    Ok(AtomicsMemory {
-        buffer: buffer(env, mapping, bytes)?,
-        fd: fd.into_raw_fd(),
-    })
+    Ok(AtomicsMemory { buffer: buffer(env, mapping, bytes)?, fd: fd.into_raw_fd() })
 }
 
 /// Maps the first `bytes` bytes of memory that was received or inherited. Memory whose size could still change is
@@ -71,11 +65,7 @@ pub fn atomics_map_memory(env: &Env, fd: i32, bytes: f64, read_only: bool) -> Re
     // SAFETY: not negative, used for this call only. One that is not open, or is something else, fails the verification.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     memfd::verify(fd, Sealing::Shared, u64::MAX).map_err(system)?;
-    let access = if read_only {
-        Access::ReadOnly
-    } else {
-        Access::ReadWrite
-    };
+    let access = if read_only { Access::ReadOnly } else { Access::ReadWrite };
     let mapping = Mapping::shared(fd, length, access).map_err(system)?;
     buffer(env, mapping, bytes)
 }

@@ -75,24 +75,19 @@ impl AtomicsWaiters {
     ) -> napi::Result<Self> {
         let threads = Arc::new(Threads::default());
         let reported: Weak<Threads> = Arc::downgrade(&threads);
-        let report = ended
-            .build_threadsafe_function::<(u32, Outcome)>()
-            .weak::<true>()
-            .build_callback(move |context: ThreadsafeCallContext<(u32, Outcome)>| {
+        let report = ended.build_threadsafe_function::<(u32, Outcome)>().weak::<true>().build_callback(
+            move |context: ThreadsafeCallContext<(u32, Outcome)>| {
                 let (number, outcome) = context.value;
                 if let Some(threads) = reported.upgrade() {
                     threads.join(number, false);
                 }
                 Ok(FnArgs::from((number, outcome as u32)))
-            })?;
+            },
+        )?;
         // A worker that is terminated, or a process that exits: hooks run before any memory of the environment goes.
         let ending = threads.clone();
         env.add_env_cleanup_hook(ending, |threads| threads.stop())?;
-        Ok(AtomicsWaiters {
-            threads,
-            report: Arc::new(report),
-            last: 0,
-        })
+        Ok(AtomicsWaiters { threads, report: Arc::new(report), last: 0 })
     }
 
     /// Begins to wait while an element holds `value`; gives the wait's number. The caller keeps the view.
@@ -116,22 +111,16 @@ impl AtomicsWaiters {
         let number = self.last;
         let control = Arc::new(AtomicU32::new(0));
         let (own, report) = (control.clone(), self.report.clone());
-        let thread = Builder::new()
-            .name("atomics-wait".into())
-            .stack_size(STACK_BYTES)
-            .spawn(move || {
-                let outcome = waitv::wait(address, value as u32, &own, deadline);
-                if outcome != Outcome::Cancelled {
-                    // Fails only when the environment is ending: nobody is left to hear of it.
-                    report.call((number, outcome), ThreadsafeFunctionCallMode::NonBlocking);
-                }
-                outcome
-            });
+        let thread = Builder::new().name("atomics-wait".into()).stack_size(STACK_BYTES).spawn(move || {
+            let outcome = waitv::wait(address, value as u32, &own, deadline);
+            if outcome != Outcome::Cancelled {
+                // Fails only when the environment is ending: nobody is left to hear of it.
+                report.call((number, outcome), ThreadsafeFunctionCallMode::NonBlocking);
+            }
+            outcome
+        });
         let thread = thread.map_err(|e| {
-            error(
-                "ERR_ATOMICS_WAIT_SYSTEM",
-                format!("a thread to wait on cannot be started: {e}"),
-            )
+            error("ERR_ATOMICS_WAIT_SYSTEM", format!("a thread to wait on cannot be started: {e}"))
         })?;
         waiters.insert(number, Waiter { control, thread });
         Ok(number)

@@ -107,9 +107,8 @@ pub fn cancel(control: &AtomicU32) {
 /// The way before Linux 5.16. A wake that comes between two slices is only seen if the word has changed.
 fn wait_in_slices(address: usize, value: u32, control: &AtomicU32, deadline: Option<u64>) -> Outcome {
     loop {
-        let left = deadline.map_or(SLICE, |at| {
-            Duration::from_nanos(at.saturating_sub(clock::monotonic_nanos()))
-        });
+        let left =
+            deadline.map_or(SLICE, |at| Duration::from_nanos(at.saturating_sub(clock::monotonic_nanos())));
         let word = std::ptr::with_exposed_provenance::<u32>(address);
         // SAFETY: the array that the address was taken from is kept by the JavaScript side until the wait has ended, and
         // the pointer goes to the kernel only, which answers EFAULT if its buffer was transferred away and unmapped.

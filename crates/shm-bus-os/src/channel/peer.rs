@@ -26,11 +26,7 @@ pub struct Credentials {
 
 impl Credentials {
     pub(crate) fn from_raw(raw: libc::ucred) -> Self {
-        Self {
-            pid: u32::try_from(raw.pid).unwrap_or(0),
-            uid: raw.uid,
-            gid: raw.gid,
-        }
+        Self { pid: u32::try_from(raw.pid).unwrap_or(0), uid: raw.uid, gid: raw.gid }
     }
 }
 
@@ -41,17 +37,11 @@ impl Channel {
     /// # Errors
     /// [`OsError::Syscall`] as `getsockopt` gives it.
     pub fn peer(&self) -> Result<Credentials> {
-        let empty = libc::ucred {
-            pid: 0,
-            uid: 0,
-            gid: 0,
-        };
+        let empty = libc::ucred { pid: 0, uid: 0, gid: 0 };
         // SAFETY: SO_PEERCRED fills a ucred, which is plain integers.
         let raw = unsafe { option(self.fd.as_fd(), libc::SO_PEERCRED, empty) };
-        raw.map(Credentials::from_raw).map_err(OsError::at(
-            "getsockopt(SO_PEERCRED)",
-            || "asking who the peer is",
-        ))
+        raw.map(Credentials::from_raw)
+            .map_err(OsError::at("getsockopt(SO_PEERCRED)", || "asking who the peer is"))
     }
 
     /// A pidfd of the process in [`Channel::peer`]: `getsockopt(SO_PEERPIDFD)`.
@@ -65,19 +55,16 @@ impl Channel {
     pub fn peer_pidfd(&self) -> Result<OwnedFd> {
         match peer_pidfd_option(self.fd.as_fd()) {
             Err(Errno::NOPROTOOPT) => self.peer_pidfd_by_number(),
-            other => other.map_err(OsError::at(
-                "getsockopt(SO_PEERPIDFD)",
-                || "getting a pidfd of the peer",
-            )),
+            other => other.map_err(OsError::at("getsockopt(SO_PEERPIDFD)", || "getting a pidfd of the peer")),
         }
     }
 
     pub(super) fn peer_pidfd_by_number(&self) -> Result<OwnedFd> {
         let peer = self.peer()?;
         let gone = || {
-            OsError::at("pidfd_open", || {
-                format!("getting a pidfd of the peer (pid {})", peer.pid)
-            })(Errno::SRCH)
+            OsError::at("pidfd_open", || format!("getting a pidfd of the peer (pid {})", peer.pid))(
+                Errno::SRCH,
+            )
         };
         if peer.pid == 0 {
             return Err(gone());
@@ -124,10 +111,9 @@ impl Channel {
                     label.resize(len as usize, 0)
                 }
                 (_, errno) => {
-                    return Err(OsError::at(
-                        "getsockopt(SO_PEERSEC)",
-                        || "asking for the peer's label",
-                    )(errno));
+                    return Err(OsError::at("getsockopt(SO_PEERSEC)", || "asking for the peer's label")(
+                        errno,
+                    ));
                 }
             }
         }
@@ -158,13 +144,7 @@ unsafe fn option<T: Copy>(
     let mut len = size_of::<T>() as libc::socklen_t;
     // SAFETY: pointer and length describe `value`; the caller vouches that the result is a valid `T`.
     let status = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            name,
-            (&raw mut value).cast(),
-            &mut len,
-        )
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, (&raw mut value).cast(), &mut len)
     };
     if status == 0 { Ok(value) } else { Err(last_errno()) }
 }

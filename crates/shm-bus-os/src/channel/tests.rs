@@ -9,11 +9,7 @@ use crate::scratch::Scratch;
 
 fn message(channel: &Channel, buf: &mut [u8]) -> (usize, Vec<OwnedFd>, Option<Credentials>) {
     match channel.recv(buf).unwrap() {
-        Received::Message {
-            len,
-            fds,
-            credentials,
-        } => (len, fds, credentials),
+        Received::Message { len, fds, credentials } => (len, fds, credentials),
         other => panic!("{other:?}"),
     }
 }
@@ -34,28 +30,18 @@ fn a_message_keeps_its_bounds_fds_and_sender() {
     let _quiet = forks::none();
     let (one, other) = Channel::pair().unwrap();
     let (reader, writer) = pipe();
-    assert_eq!(
-        one.send(b"first", &[writer.as_fd(), reader.as_fd()]).unwrap(),
-        Sent::Done
-    );
+    assert_eq!(one.send(b"first", &[writer.as_fd(), reader.as_fd()]).unwrap(), Sent::Done);
     assert_eq!(one.send(b"second", &[]).unwrap(), Sent::Done);
     drop(writer);
     let mut buf = [0; 64];
     let (len, fds, credentials) = message(&other, &mut buf);
     assert_eq!((&buf[..len], fds.len()), (&b"first"[..], 2));
-    let me = Credentials {
-        pid: process::pid(),
-        uid: process::uid(),
-        gid: rustix::process::getegid().as_raw(),
-    };
+    let me =
+        Credentials { pid: process::pid(), uid: process::uid(), gid: rustix::process::getegid().as_raw() };
     assert_eq!(credentials, Some(me));
     assert_eq!(other.peer().unwrap(), me);
     for fd in &fds {
-        assert!(
-            rustix::io::fcntl_getfd(fd)
-                .unwrap()
-                .contains(rustix::io::FdFlags::CLOEXEC)
-        );
+        assert!(rustix::io::fcntl_getfd(fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
     }
     rustix::io::write(&fds[0], b"x").unwrap();
     assert_eq!(rustix::io::read(&reader, &mut buf), Ok(1));
@@ -93,14 +79,7 @@ fn cut_off_data_closes_the_fds() {
     one.send(b"longer", &[writer.as_fd()]).map(drop).unwrap();
     drop(writer);
     let error = other.recv(&mut [0; 4]).unwrap_err();
-    assert_eq!(
-        error,
-        OsError::Truncated {
-            data: true,
-            control: false,
-            len: 4
-        }
-    );
+    assert_eq!(error, OsError::Truncated { data: true, control: false, len: 4 });
     assert!(all_writers_closed(&reader));
     assert!(matches!(other.recv(&mut [0; 4]).unwrap(), Received::Empty));
 }
@@ -114,17 +93,8 @@ fn cut_off_fds_close_those_that_came() {
     drop(writer);
     let mut buf = [0; 16];
     // Room for the credentials and for some, not all, of the fds.
-    let error = other
-        .recv_with(&mut buf, &mut [MaybeUninit::uninit(); 7])
-        .unwrap_err();
-    assert_eq!(
-        error,
-        OsError::Truncated {
-            data: false,
-            control: true,
-            len: 4
-        }
-    );
+    let error = other.recv_with(&mut buf, &mut [MaybeUninit::uninit(); 7]).unwrap_err();
+    assert_eq!(error, OsError::Truncated { data: false, control: true, len: 4 });
     assert_eq!(&buf[..4], b"data");
     assert!(all_writers_closed(&reader));
 }
@@ -199,10 +169,7 @@ fn a_socket_file_is_private_and_is_never_removed() {
 
     drop(listener);
     assert!(path.exists());
-    assert_eq!(
-        Channel::connect(&name).unwrap_err().errno(),
-        Some(libc::ECONNREFUSED)
-    );
+    assert_eq!(Channel::connect(&name).unwrap_err().errno(), Some(libc::ECONNREFUSED));
 }
 
 #[test]
@@ -215,37 +182,16 @@ fn abstract_names_work_and_vanish() {
     client.send(b"x", &[]).map(drop).unwrap();
     assert_eq!(message(&server, &mut [0; 4]).0, 1);
     drop(listener);
-    assert_eq!(
-        Channel::connect(&name).unwrap_err().errno(),
-        Some(libc::ECONNREFUSED)
-    );
+    assert_eq!(Channel::connect(&name).unwrap_err().errno(), Some(libc::ECONNREFUSED));
 }
 
 #[test]
 fn names_are_checked_for_length() {
     let long = Name::Path(PathBuf::from("/tmp").join("x".repeat(103)));
-    assert!(matches!(
-        Listener::bind(&long),
-        Err(OsError::NameTooLong {
-            have: 108,
-            max: 107,
-            ..
-        })
-    ));
-    assert!(matches!(
-        Channel::connect(&Name::Abstract("x".repeat(108))),
-        Err(OsError::NameTooLong { .. })
-    ));
-    assert_eq!(
-        Listener::bind(&Name::Path(PathBuf::new())).unwrap_err().errno(),
-        Some(libc::EINVAL)
-    );
-    assert_eq!(
-        Listener::bind(&Name::Abstract(String::new()))
-            .unwrap_err()
-            .errno(),
-        Some(libc::EINVAL)
-    );
+    assert!(matches!(Listener::bind(&long), Err(OsError::NameTooLong { have: 108, max: 107, .. })));
+    assert!(matches!(Channel::connect(&Name::Abstract("x".repeat(108))), Err(OsError::NameTooLong { .. })));
+    assert_eq!(Listener::bind(&Name::Path(PathBuf::new())).unwrap_err().errno(), Some(libc::EINVAL));
+    assert_eq!(Listener::bind(&Name::Abstract(String::new())).unwrap_err().errno(), Some(libc::EINVAL));
     let directory = Scratch::new("long");
     let room = MAX_PATH - directory.path().as_os_str().len() - 1;
     Listener::bind(&Name::Path(directory.path().join("x".repeat(room)))).unwrap();
@@ -259,11 +205,7 @@ fn the_peer_has_a_pidfd_either_way() {
     for pidfd in [one.peer_pidfd().unwrap(), one.peer_pidfd_by_number().unwrap()] {
         assert!(!process::is_dead(pidfd.as_fd()).unwrap());
         let link = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap();
-        assert!(
-            link.lines()
-                .any(|line| line == format!("Pid:\t{}", process::pid())),
-            "{link}"
-        );
+        assert!(link.lines().any(|line| line == format!("Pid:\t{}", process::pid())), "{link}");
     }
 }
 
@@ -279,15 +221,9 @@ fn a_peer_that_hung_up_gets_no_pidfd_by_number() {
 fn the_peers_process_is_seen_dying() {
     let name = Name::Abstract(format!("shm-bus-test-{:x}", crate::random::bits().unwrap()));
     let listener = Listener::bind(&name).unwrap();
-    let Name::Abstract(text) = &name else {
-        unreachable!()
-    };
+    let Name::Abstract(text) = &name else { unreachable!() };
     let mut program = Command::new(std::env::current_exe().unwrap());
-    program.args([
-        "--exact",
-        "channel::tests::child_that_connects_and_waits",
-        "--ignored",
-    ]);
+    program.args(["--exact", "channel::tests::child_that_connects_and_waits", "--ignored"]);
     let mut child = forks::spawn(program.env("SHM_BUS_TEST_NAME", text).stdout(Stdio::null()));
     let server = loop {
         match listener.accept().unwrap() {
@@ -296,22 +232,11 @@ fn the_peers_process_is_seen_dying() {
         }
     };
     assert_eq!(server.peer().unwrap().pid, child.id());
-    let pidfds = [
-        server.peer_pidfd().unwrap(),
-        server.peer_pidfd_by_number().unwrap(),
-    ];
-    assert!(
-        pidfds
-            .iter()
-            .all(|pidfd| !process::is_dead(pidfd.as_fd()).unwrap())
-    );
+    let pidfds = [server.peer_pidfd().unwrap(), server.peer_pidfd_by_number().unwrap()];
+    assert!(pidfds.iter().all(|pidfd| !process::is_dead(pidfd.as_fd()).unwrap()));
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(
-        pidfds
-            .iter()
-            .all(|pidfd| process::is_dead(pidfd.as_fd()).unwrap())
-    );
+    assert!(pidfds.iter().all(|pidfd| process::is_dead(pidfd.as_fd()).unwrap()));
     assert!(server.hung_up().unwrap());
     assert!(server.peer_pidfd_by_number().is_err());
 }

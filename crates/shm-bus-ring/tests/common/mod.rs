@@ -23,10 +23,7 @@ impl Peers for Pages {
 
 impl Senders for Pages {
     fn sender(&mut self, id: AttachmentId) -> Option<Sender<'_>> {
-        self.0.get(id.index()).map(|(view, geometry)| Sender {
-            view,
-            geometry: *geometry,
-        })
+        self.0.get(id.index()).map(|(view, geometry)| Sender { view, geometry: *geometry })
     }
 }
 
@@ -49,19 +46,14 @@ pub fn bus(log2_slots: u32, attachments: u16, geometry: Geometry) -> (Sequencer,
 }
 
 pub fn owner(id: u16) -> Owner {
-    Owner {
-        id: AttachmentId(id),
-        generation: GENERATION,
-    }
+    Owner { id: AttachmentId(id), generation: GENERATION }
 }
 
 /// Changes the reader state of a member.
 pub fn set_reader_state(sequencer: &Sequencer, id: u16, state: ReaderState) {
     let members = sequencer.members();
     let word = members.word(AttachmentId(id));
-    members
-        .exchange(AttachmentId(id), word, word.with_reader(state))
-        .unwrap();
+    members.exchange(AttachmentId(id), word, word.with_reader(state)).unwrap();
 }
 
 /// Stores the cursor as a reader does: what it read happened before.

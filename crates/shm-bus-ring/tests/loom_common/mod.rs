@@ -30,10 +30,7 @@ impl Peers for Pages {
 
 impl Senders for Pages {
     fn sender(&mut self, id: AttachmentId) -> Option<Sender<'_>> {
-        self.0.get(id.index()).map(|(view, geometry)| Sender {
-            view,
-            geometry: *geometry,
-        })
+        self.0.get(id.index()).map(|(view, geometry)| Sender { view, geometry: *geometry })
     }
 }
 
@@ -48,10 +45,7 @@ struct Hands {
 
 impl Clock {
     fn new() -> Clock {
-        Clock(std::sync::Arc::new(Hands {
-            root: Arc::new(()),
-            of: Mutex::new(Vec::new()),
-        }))
+        Clock(std::sync::Arc::new(Hands { root: Arc::new(()), of: Mutex::new(Vec::new()) }))
     }
 
     fn hand_of(&self, me: thread::ThreadId) -> Option<Arc<()>> {
@@ -100,10 +94,7 @@ pub fn live(reader: ReaderState) -> MemberWord {
 }
 
 pub fn owner(id: u16) -> Owner {
-    Owner {
-        id: AttachmentId(id),
-        generation: GENERATION,
-    }
+    Owner { id: AttachmentId(id), generation: GENERATION }
 }
 
 pub fn slot_offset(sequencer: &Sequencer, stamp: u64) -> u64 {
@@ -175,10 +166,7 @@ impl Bus {
             })
             .collect();
         Bus {
-            sequencer: Sequencer::model(
-                Region::sparse(1 << 30, words, ticks(Box::new(shared))),
-                log2_slots,
-            ),
+            sequencer: Sequencer::model(Region::sparse(1 << 30, words, ticks(Box::new(shared))), log2_slots),
             pages: Pages(own.iter().map(|own| (own.view(), geometry)).collect()),
             own,
             geometry,
@@ -192,9 +180,7 @@ impl Bus {
     pub fn set_reader_state(&self, id: u16, state: ReaderState) {
         let members = self.sequencer.members();
         let word = members.word(AttachmentId(id));
-        members
-            .exchange(AttachmentId(id), word, word.with_reader(state))
-            .unwrap();
+        members.exchange(AttachmentId(id), word, word.with_reader(state)).unwrap();
     }
 
     pub fn store_cursor(&self, id: u16, cursor: u64) {
@@ -226,12 +212,7 @@ impl Bus {
         if length > 0 {
             lane.write(&loan, 0, &body.to_le_bytes());
         }
-        let message = Message {
-            destinations: &[group()],
-            topic: body,
-            descriptors: 0,
-            time: 0,
-        };
+        let message = Message { destinations: &[group()], topic: body, descriptors: 0, time: 0 };
         let frames = [(loan, kind, message, length)];
         let result = lane.publish(&self.sequencer, &mut peers, owner(id), &frames, exact);
         if result.is_err() {
@@ -245,10 +226,7 @@ impl Bus {
     pub fn swap(&self, id: u16, stamp: u64, old: SlotWord, order: Ordering) -> bool {
         let word = SlotWord::new(stamp, self.sequencer.log2_slots(), AttachmentId(id), 0, bucket());
         let offset = slot_offset(&self.sequencer, stamp);
-        self.sequencer
-            .region()
-            .compare_exchange(offset, old.0, word.0, order, Ordering::Relaxed)
-            .is_ok()
+        self.sequencer.region().compare_exchange(offset, old.0, word.0, order, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -286,8 +264,5 @@ pub fn model(preemptions: Option<usize>, body: impl Fn() + Sync + Send + 'static
         body();
     });
     let schedules = count.load(std::sync::atomic::Ordering::Relaxed);
-    std::println!(
-        "{schedules} schedules, bound {preemptions:?}, {:?}",
-        start.elapsed()
-    );
+    std::println!("{schedules} schedules, bound {preemptions:?}, {:?}", start.elapsed());
 }

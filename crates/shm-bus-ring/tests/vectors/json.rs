@@ -29,8 +29,7 @@ impl Json {
     }
 
     pub fn get(&self, name: &str) -> &Json {
-        self.find(name)
-            .unwrap_or_else(|| panic!("no {name:?} in {self:?}"))
+        self.find(name).unwrap_or_else(|| panic!("no {name:?} in {self:?}"))
     }
 
     pub fn members(&self) -> &BTreeMap<String, Json> {
@@ -123,12 +122,7 @@ fn value(rest: &mut &str) -> Json {
         let end = rest.find([',', ']', '}', '\n']).unwrap_or(rest.len());
         let (number, behind) = rest.split_at(end);
         *rest = behind;
-        Json::Number(
-            number
-                .trim()
-                .parse()
-                .unwrap_or_else(|e| panic!("{number:?}: {e}")),
-        )
+        Json::Number(number.trim().parse().unwrap_or_else(|e| panic!("{number:?}: {e}")))
     }
 }
 

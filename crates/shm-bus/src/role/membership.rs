@@ -1,0 +1,111 @@
+//! Groups, joins and leaves, and the records of evictions.
+
+use super::*;
+
+/// An attachment that was evicted as often as this may not read any more: its count has 8 bits.
+const MAX_EVICTIONS: u8 = 250;
+
+impl Role {
+    /// Makes the groups that are missing, one at a time so that two who ask for one name get one group.
+    pub(super) fn open(&mut self, n: u64, request: u64, names: Vec<String>) {
+        if names.len() > MAX_NAMES {
+            let failure = Failure::Limit { what: "names".into(), limit: MAX_NAMES as u64 };
+            self.reply(n, &Reply::Failed { request, failure });
+            return;
+        }
+        if let Some(name) = names.iter().find(|name| !is_group_name(name)) {
+            let failure = Failure::Name { name: name.clone() };
+            self.reply(n, &Reply::Failed { request, failure });
+            return;
+        }
+        let pending = |name: &str| {
+            self.queued().any(|record| matches!(record, Record::Group { name: other, .. } if other == name))
+        };
+        let mut missing: Vec<String> = Vec::new();
+        for name in &names {
+            if self.directory.group_named(name).is_none() && !pending(name) && !missing.contains(name) {
+                missing.push(name.clone());
+            }
+        }
+        let waiting = self.queued().filter(|r| matches!(r, Record::Group { .. })).count() as u16;
+        let first = self.directory.free_group().map(|g| u32::from(g.prefix()) + u32::from(waiting));
+        let room = self.directory.encode().len() + missing.iter().map(|n| 2 * n.len() + 24).sum::<usize>();
+        let last = first.map(|f| f + missing.len() as u32);
+        if room as u64 > MAX_ENCODED / 2 || last.is_none_or(|l| l >= u32::from(u16::MAX)) {
+            let failure = Failure::Limit { what: "groups".into(), limit: u64::from(u16::MAX) };
+            self.reply(n, &Reply::Failed { request, failure });
+            return;
+        }
+        for (prefix, name) in (first.expect("checked")..).zip(missing) {
+            let address = Address::group(prefix as u16).0;
+            self.enqueue(Record::Group { address, name }, Then::Nothing);
+        }
+        self.wait_in_queue(None, Then::Opened { client: n, request, names });
+    }
+
+    pub(super) fn join(
+        &mut self,
+        n: u64,
+        member: MemberId,
+        request: u64,
+        addresses: Vec<u64>,
+        policy: WirePolicy,
+    ) {
+        let own = self.directory.address_of(member.id);
+        if addresses.len() > MAX_ADDRESSES {
+            let failure = Failure::Limit { what: "addresses".into(), limit: MAX_ADDRESSES as u64 };
+            self.reply(n, &Reply::Failed { request, failure });
+            return;
+        }
+        let not_his = addresses
+            .iter()
+            .find(|a| Some(Address(**a)) != own && self.directory.name_of(Address(**a)).is_none());
+        if let Some(address) = not_his {
+            self.reply(n, &Reply::Failed { request, failure: Failure::NotYours { address: *address } });
+            return;
+        }
+        let WirePolicy::Block { deadline } = policy;
+        let deadline = deadline.min(MAX_DEADLINE.as_millis() as u64);
+        let room = self.directory.encode().len() + addresses.len() * 16;
+        if room as u64 > MAX_ENCODED || self.word(member).evictions() >= MAX_EVICTIONS {
+            let failure = Failure::Limit { what: "memberships".into(), limit: MAX_ENCODED };
+            self.reply(n, &Reply::Failed { request, failure });
+            return;
+        }
+        let members = self.shared.sequencer.members();
+        if !self.word(member).counts() {
+            // The floor counts from before the record on, so that nothing the reader will need is overwritten.
+            let floor = self.shared.sequencer.find().map_or(0, |found| found.stamp);
+            members.set_reader(AttachmentId(member.id), floor, deadline, 0);
+            self.set_word(member, |w| w.with_reader(ReaderState::Live).with_policy(Policy::Block));
+        }
+        self.enqueue(Record::Joined { member, addresses }, Then::Joined { client: n, request });
+    }
+
+    pub(super) fn leave(&mut self, n: u64, member: MemberId, request: u64, addresses: Vec<u64>, last: bool) {
+        if last {
+            self.set_word(member, |w| {
+                if w.reader() == ReaderState::Evicted { w } else { w.with_reader(ReaderState::None) }
+            });
+            self.shared.release_space();
+        }
+        let addresses: Vec<u64> = addresses.into_iter().take(MAX_ADDRESSES).collect();
+        self.enqueue(Record::Left { member, addresses }, Then::Left { client: n, request });
+    }
+
+    /// Publishes the record of an eviction that somebody has made, once.
+    pub(super) fn record_eviction(&mut self, id: u16) {
+        let word = self.shared.sequencer.members().word(AttachmentId(id));
+        let member = MemberId { id, generation: word.generation() };
+        if word.reader() == ReaderState::Evicted
+            && self.directory.has(member)
+            && self.evictions.insert(member, word.evictions()) != Some(word.evictions())
+        {
+            self.enqueue(Record::Evicted { member }, Then::Nothing);
+        }
+    }
+}
+
+fn is_group_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= MAX_GROUP_NAME && !name.chars().any(char::is_control)
+}

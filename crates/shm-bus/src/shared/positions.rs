@@ -1,0 +1,90 @@
+//! Where the subscriptions of this attachment are, and what they want: their cursor and their memberships.
+
+use super::*;
+
+/// Positions of the counting subscriptions; the cursor is the smallest.
+#[derive(Default)]
+pub(super) struct Positions {
+    pub by_subscription: BTreeMap<u32, u64>,
+    /// How often this attachment had been evicted when these were taken: an eviction ends all of them at once.
+    pub evictions: u8,
+}
+
+impl Shared {
+    /// Stores a subscription's position and with it the cursor. Publishers that wait for space are woken. Nothing
+    /// happens for a subscription that is closed, or from before an eviction.
+    pub fn advance(&self, subscription: u32, evictions: u8, position: u64) {
+        let mut positions = lock(&self.positions);
+        if positions.evictions == evictions
+            && let Some(held) = positions.by_subscription.get_mut(&subscription)
+        {
+            *held = position;
+            self.store_cursor(&positions);
+        }
+    }
+
+    /// A new subscription, holding the cursor where it is until its own position is known. Gives its number and the
+    /// count of evictions that it belongs to.
+    pub fn reserve_position(&self) -> (u32, u8) {
+        let number = self.next_subscription.fetch_add(1, Ordering::Relaxed) as u32;
+        let evictions = self.own_word().map_or(0, MemberWord::evictions);
+        let mut positions = lock(&self.positions);
+        if positions.evictions != evictions {
+            *positions = Positions { evictions, ..Positions::default() };
+        }
+        // Below its start whatever happens: the floor that the role stores holds it up.
+        let cursor = self.own.region.load(payload::CURSOR, Memory::Relaxed);
+        positions.by_subscription.insert(number, cursor);
+        (number, evictions)
+    }
+
+    /// Takes a subscription out; `true` if it was the last.
+    pub fn release_position(&self, subscription: u32) -> bool {
+        let mut positions = lock(&self.positions);
+        let counted = positions.by_subscription.remove(&subscription).is_some();
+        self.store_cursor(&positions);
+        counted && positions.by_subscription.is_empty()
+    }
+
+    pub(super) fn store_cursor(&self, positions: &Positions) {
+        let Some(cursor) = positions.by_subscription.values().min() else {
+            return;
+        };
+        if self.own.region.load(payload::CURSOR, Memory::Relaxed) == *cursor {
+            return;
+        }
+        // SYNC release: everything read below the cursor happened before a publisher sees it.
+        self.own.region.store(payload::CURSOR, *cursor, Memory::Release);
+        // SYNC space: the cursor before the look at who waits.
+        fence(Memory::SeqCst);
+        if self.sequencer.space_wanted() {
+            self.release_space();
+        }
+    }
+}
+
+/// Which addresses this attachment's subscriptions want, and how many of them each.
+impl Shared {
+    pub fn count_memberships(&self, addresses: &[Address]) {
+        let mut memberships = lock(&self.memberships);
+        for address in addresses {
+            *memberships.entry(address.0).or_default() += 1;
+        }
+    }
+
+    /// Gives the addresses that nobody wants any more.
+    pub fn uncount_memberships(&self, addresses: &[Address]) -> Vec<Address> {
+        let mut memberships = lock(&self.memberships);
+        let mut gone = Vec::new();
+        for address in addresses {
+            if let Some(count) = memberships.get_mut(&address.0) {
+                *count -= 1;
+                if *count == 0 {
+                    memberships.remove(&address.0);
+                    gone.push(*address);
+                }
+            }
+        }
+        gone
+    }
+}

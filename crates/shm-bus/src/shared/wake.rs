@@ -1,0 +1,169 @@
+//! Sleeping, waking, and waiting for space, as `docs/protocol.md` §6 has it.
+
+use super::*;
+
+/// Who of this attachment sleeps, and for what.
+#[derive(Default)]
+pub(super) struct Sleeping {
+    pub blocked: Vec<BucketSet>,
+    pub armed: Option<BucketSet>,
+}
+
+/// What a publishing thread remembers of its wakes: the last sleep of each attachment that it has ended.
+#[derive(Default)]
+pub(crate) struct Waker {
+    last: Vec<Woken>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Woken {
+    generation: u32,
+    epoch: u64,
+    /// The futex bits that were woken; all of them by an eventfd.
+    bits: u32,
+}
+
+impl Waker {
+    fn is_new(&mut self, id: AttachmentId, generation: u32, epoch: u64, bits: u32) -> bool {
+        if self.last.len() <= id.index() {
+            self.last.resize(id.index() + 1, Woken::default());
+        }
+        let woken = &mut self.last[id.index()];
+        if (woken.generation, woken.epoch) != (generation, epoch) {
+            *woken = Woken { generation, epoch, bits: 0 };
+        }
+        let new = bits & !woken.bits != 0;
+        woken.bits |= bits;
+        new
+    }
+}
+
+impl Shared {
+    /// Wakes whoever sleeps and is concerned. The hint goes first, past the stamp.
+    pub fn wake(&self, bucket: Bucket, tail: u64, waker: &mut Waker) {
+        self.sequencer.raise_hint(tail);
+        let sleepers = self.sequencer.sleepers();
+        let futex_bits = bucket.futex_bits();
+        let mut blocked = false;
+        for word in 0..self.sequencer.members().high().div_ceil(64) {
+            let mut bits = sleepers.concerned(bucket, word);
+            if bits == 0 {
+                continue;
+            }
+            // SYNC kind: a sleeper says how it sleeps before it says that it does, so the kind is looked at after.
+            fence(Memory::Acquire);
+            let pollers = sleepers.pollers(word);
+            while bits != 0 {
+                let bit = bits.trailing_zeros();
+                bits &= bits - 1;
+                let id = AttachmentId((word * 64) as u16 + bit as u16);
+                let generation = self.sequencer.members().word(id).generation();
+                let member = MemberId { id: id.0, generation };
+                let peer = self.peers.get(member).or_else(|| {
+                    // A newcomer publishes before it has everyone's eventfd: who cannot be woken now is woken when
+                    // its memory comes.
+                    self.missed_wakes.store(true, Ordering::Relaxed);
+                    fence(Memory::SeqCst);
+                    self.memory_of(member)
+                });
+                let Some(peer) = peer else {
+                    blocked = true;
+                    continue;
+                };
+                let by_eventfd = pollers >> bit & 1 != 0;
+                // One wake a sleep: the sleeper counts its sleeps in its own page (SYNC sleep orders the count before
+                // its last look, so an old count means that look has seen this frame). A futex wake reaches those
+                // whose bitset has this bucket's bit, and only that bit is remembered.
+                let epoch = peer.view().load(payload::SLEEP_EPOCH, Memory::Acquire);
+                if waker.is_new(id, generation, epoch, if by_eventfd { u32::MAX } else { futex_bits }) {
+                    if by_eventfd {
+                        // Full or closed: it is awake or gone.
+                        let _ = peer.eventfd().signal();
+                    } else {
+                        blocked = true;
+                    }
+                }
+            }
+        }
+        if blocked {
+            let _ = self.hint_word.wake(u32::MAX, futex_bits);
+        }
+    }
+
+    /// Announces a sleep: counts it, sets the sleeper's bits, and gives the value of the hint to sleep on. The caller
+    /// looks once more before it sleeps.
+    pub fn fall_asleep(&self, buckets: &BucketSet, kind: SleepKind) -> u32 {
+        let mut sleeping = lock(&self.sleeping);
+        match kind {
+            SleepKind::Futex => sleeping.blocked.push(*buckets),
+            SleepKind::EventFd => sleeping.armed = Some(*buckets),
+        }
+        // The id may be another's by now, and then so are its bits. One that is closed was woken before it slept.
+        if self.own_word().is_none() {
+            let _ = self.own.eventfd.signal();
+            return (self.sequencer.hint() as u32).wrapping_sub(1);
+        }
+        self.own.region.count(payload::SLEEP_EPOCH, 1);
+        self.sequencer.sleepers().enter(self.owner().id, buckets, kind);
+        self.sequencer.hint() as u32
+    }
+
+    /// Takes the announcement back. What other threads of this attachment sleep for stays.
+    pub fn wake_up(&self, buckets: &BucketSet, kind: SleepKind) {
+        let mut sleeping = lock(&self.sleeping);
+        match kind {
+            SleepKind::Futex => {
+                if let Some(index) = sleeping.blocked.iter().position(|b| b == buckets) {
+                    sleeping.blocked.swap_remove(index);
+                }
+            }
+            SleepKind::EventFd => sleeping.armed = None,
+        }
+        // The id may be another's by now, and then so are its bits.
+        if self.own_word().is_none() {
+            return;
+        }
+        let others: Vec<BucketSet> = sleeping.blocked.iter().chain(&sleeping.armed).copied().collect();
+        let sleepers = self.sequencer.sleepers();
+        sleepers.leave(self.owner().id, buckets, &others);
+        if kind == SleepKind::Futex
+            && sleeping.blocked.is_empty()
+            && let Some(armed) = sleeping.armed
+        {
+            // A blocked thread has made this attachment one that is woken by the futex: back to the event loop, which
+            // looks once more for what came meanwhile.
+            sleepers.enter(self.owner().id, &armed, SleepKind::EventFd);
+            let _ = self.own.eventfd.signal();
+        }
+    }
+
+    /// Whether a thread of this attachment is blocked in a wait.
+    pub fn has_sleepers(&self) -> bool {
+        !lock(&self.sleeping).blocked.is_empty()
+    }
+
+    /// Announces (or takes back) that this attachment waits for space.
+    pub fn want_space(&self, waiting: bool) {
+        let _sleeping = lock(&self.sleeping);
+        if self.own_word().is_some() {
+            self.sequencer.wait_for_space(self.owner().id, waiting);
+        }
+    }
+
+    /// Wakes every publisher that waits for space.
+    pub fn release_space(&self) {
+        self.sequencer.release_space();
+        let _ = self.space_word.wake(u32::MAX, u32::MAX);
+        for word in 0..self.sequencer.members().high().div_ceil(64) {
+            let mut bits = self.sequencer.space_waiters(word);
+            while bits != 0 {
+                let id = (word * 64) as u16 + bits.trailing_zeros() as u16;
+                bits &= bits - 1;
+                let generation = self.sequencer.members().word(AttachmentId(id)).generation();
+                if let Some(peer) = self.memory_of(MemberId { id, generation }) {
+                    let _ = peer.eventfd().signal();
+                }
+            }
+        }
+    }
+}
