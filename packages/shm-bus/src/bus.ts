@@ -2,19 +2,14 @@ import { channel } from "node:diagnostics_channel";
 import { EventEmitter } from "node:events";
 import { inspect } from "node:util";
 
-import {
-  attach,
-  isDetached,
-  type NativeBus,
-  type NativeRecord,
-  type NativeSubscription,
-} from "@shm-bus/native";
+import { attach, isDetached, type NativeBus, type NativeSubscription } from "@shm-bus/native";
 import { readCounters } from "sharedarraybuffer-ring";
 
 import { abortable } from "./abort.ts";
 import { Buffers } from "./buffers.ts";
 import { bytes as bytesCodec, type Codec } from "./codec.ts";
 import { fromNative, invalidOption, ShmBusError, translated } from "./errors.ts";
+import { type BusEvents, membershipEvents } from "./events.ts";
 import { halves, Loan, wouldBlock } from "./loan.ts";
 import type { Destination } from "./message.ts";
 import {
@@ -25,6 +20,7 @@ import {
   type SubscribeOptions,
   type WaitStrategy,
 } from "./options.ts";
+import { MembershipObserver } from "./observer.ts";
 import { Scheduler } from "./scheduler.ts";
 import { type Host, Subscription } from "./subscription.ts";
 
@@ -63,36 +59,8 @@ export interface Stats {
   readonly lag: number;
 }
 
-/** A change of who is on the bus, at its place in the order. */
-export interface MembershipEvent {
-  readonly stamp: number;
-  /** The attachment's address. */
-  readonly address: string | undefined;
-}
-
-/** Events of a {@link Bus}. */
-export interface BusEvents {
-  attached: [MembershipEvent & { readonly pid: number; readonly uid: number; readonly gid: number }];
-  departed: [MembershipEvent & { readonly reason: "closed" | "died" }];
-  joined: [MembershipEvent & { readonly groups: readonly string[] }];
-  left: [MembershipEvent & { readonly groups: readonly string[] }];
-  evicted: [MembershipEvent];
-  master: [MembershipEvent];
-  close: [];
-  error: [unknown];
-}
-
-const membershipEvents: ReadonlySet<string> = new Set([
-  "attached",
-  "departed",
-  "joined",
-  "left",
-  "evicted",
-  "master",
-]);
 const publishChannel = channel("shm-bus:publish");
 const deliverChannel = channel("shm-bus:deliver");
-const everyoneAddress = "0:*";
 /** A reader's deadlines run out without anybody waking the publisher: it looks this often. Milliseconds. */
 const writablePeriod = 10;
 
@@ -128,13 +96,11 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
   readonly #subscriptions = new Set<Subscription<unknown>>();
   /** Numbers of destinations that were resolved once: addresses and groups keep their meaning. */
   readonly #destinations = new Map<string, number>();
-  readonly #groupNames = new Map<string, string>([[everyoneAddress, "*"]]);
-  readonly #addresses = new Map<number, string>();
+  readonly #observer: MembershipObserver;
   #ownBuffer: ArrayBuffer | undefined;
   #orderBuffer: ArrayBuffer | undefined;
   #orderWords: Int32Array | undefined;
   #batching = false;
-  #events: Promise<NativeSubscription> | undefined;
   #closing: Promise<void> | undefined;
 
   private constructor(name: string, native: NativeBus, options: AttachOptions<T>) {
@@ -163,8 +129,17 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
       },
       closed: (subscription) => void this.#subscriptions.delete(subscription as Subscription<unknown>),
     };
+    this.#observer = new MembershipObserver({
+      native,
+      scheduler: this.#host.scheduler,
+      address: this.address,
+      subscribe: () => this.#subscribeNative([], false, {}, true),
+      emit: (event, ...details) => void (this as EventEmitter).emit(event, ...details),
+      hasSubscriptions: () => this.#subscriptions.size > 0,
+      lost: () => void this.close(),
+    });
     (this as EventEmitter).on("newListener", (event: string | symbol) => {
-      if (typeof event === "string" && membershipEvents.has(event)) void this.#observe();
+      if (typeof event === "string" && membershipEvents.has(event)) this.#observer.start();
     });
   }
 
@@ -392,7 +367,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     const creating = translated(() => this.#native.createGroup(name, timeout)) as Promise<string>;
     try {
       const address = await abortable(creating, options.signal, () => {});
-      this.#groupNames.set(address, name);
+      this.#observer.learnGroup(address, name);
       return address;
     } catch (error) {
       throw fromNative(error);
@@ -430,7 +405,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     const native = await this.#subscribeNative(groups, groups.length < names.length, options, false);
     const destinations = native.addresses.map((address, index): Destination => {
       const group = groups[index];
-      if (group !== undefined) this.#groupNames.set(address, group);
+      if (group !== undefined) this.#observer.learnGroup(address, group);
       return { address, group };
     });
     const codec = (options.codec ?? this.#codec) as Codec<unknown>;
@@ -462,92 +437,6 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
       );
     } catch (error) {
       throw fromNative(error);
-    }
-  }
-
-  /** Reads the control records for those who listen to membership events. Does not keep the process alive. */
-  #observe(): Promise<NativeSubscription> {
-    this.#events ??= this.#subscribeNative([], false, {}, true).then((native) => {
-      for (const peer of this.#native.peers()) this.#addresses.set(peer.id, peer.address);
-      const poll = native.pollFunction() as (limit: number) => number;
-      const rows = native.rows;
-      const consumer = {
-        native,
-        deliver: (): boolean => {
-          try {
-            while ((poll(rows) & 0xffff) > 0 || this.#emitRecords(native.takeRecords())) {
-              this.#emitRecords(native.takeRecords());
-            }
-          } catch (error) {
-            this.#host.scheduler.remove(consumer);
-            const failure = fromNative(error);
-            const code = failure instanceof ShmBusError ? failure.code : undefined;
-            if (code === "ERR_SHM_BUS_CLOSED") void this.close();
-            else if (code === "ERR_SHM_BUS_EVICTED")
-              this.#observeAgain(native, (failure as ShmBusError).stamp);
-            else throw failure;
-          }
-          return false;
-        },
-      };
-      this.#host.scheduler.add(consumer);
-      return native;
-    });
-    this.#events.catch((error: unknown) => {
-      if (this.#closing === undefined) this.emit("error", error);
-    });
-    return this.#events;
-  }
-
-  /** An eviction is the whole attachment's. What happened meanwhile is lost, later changes are told again. */
-  #observeAgain(evicted: NativeSubscription, stamp = evicted.position): void {
-    this.#events = undefined;
-    evicted.close(0).catch(() => {});
-    // The program's own subscriptions tell it themselves.
-    if (this.#subscriptions.size === 0) this.emit("evicted", { stamp, address: this.address });
-    void this.#observe();
-  }
-
-  #emitRecords(records: NativeRecord[]): boolean {
-    for (const record of records) this.#emitRecord(record);
-    return records.length > 0;
-  }
-
-  #emitRecord(record: NativeRecord): void {
-    const { stamp, kind, id } = record;
-    const groups = (record.addresses ?? []).map((address) => this.#groupNames.get(address) ?? address);
-    if (kind === "group") {
-      if (record.address !== undefined && record.text !== undefined)
-        this.#groupNames.set(record.address, record.text);
-      return;
-    }
-    if (kind === "attached" && id !== undefined && record.address !== undefined)
-      this.#addresses.set(id, record.address);
-    const address = record.address ?? this.#addresses.get(id ?? -1);
-    switch (kind) {
-      case "attached": {
-        const { pid = 0, uid = 0, gid = 0 } = record;
-        this.emit("attached", { stamp, address, pid, uid, gid });
-        break;
-      }
-      case "departed":
-        if (id !== undefined) this.#addresses.delete(id);
-        this.emit("departed", { stamp, address, reason: record.text === "died" ? "died" : "closed" });
-        break;
-      case "joined":
-        this.emit("joined", { stamp, address, groups });
-        break;
-      case "left":
-        this.emit("left", { stamp, address, groups });
-        break;
-      case "evicted":
-        if (address !== this.address) this.emit("evicted", { stamp, address });
-        break;
-      case "master":
-        this.emit("master", { stamp, address });
-        break;
-      default:
-        break;
     }
   }
 
@@ -593,10 +482,9 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     this.#host.scheduler.stop();
     // The departure takes every membership back: nobody has to be asked for each.
     const subscriptions = [...this.#subscriptions];
-    const events = await this.#events?.catch(() => undefined);
     const detached = this.#native.close() as Promise<void>;
     await Promise.allSettled(subscriptions.map((subscription) => subscription.close()));
-    await events?.close(0).catch(() => {});
+    await this.#observer.stop();
     await detached;
     this.#host.buffers.detach();
     for (const buffer of [this.#ownBuffer, this.#orderBuffer]) {

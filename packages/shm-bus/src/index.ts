@@ -1,4 +1,5 @@
-export { Bus, type BusEvents, type MembershipEvent, type Peer, type Stats, type To } from "./bus.ts";
+export { Bus, type Peer, type Stats, type To } from "./bus.ts";
+export type { BusEvents, MembershipEvent } from "./events.ts";
 export { type Codec, codecs } from "./codec.ts";
 export { ShmBusError, type ShmBusErrorCode, type ShmBusErrorDetails } from "./errors.ts";
 export type { Loan } from "./loan.ts";
