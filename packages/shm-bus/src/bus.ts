@@ -181,6 +181,13 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     return this.#native.isMaster;
   }
 
+  /** Who this attachment is to the others: as the kernel told the master. */
+  get credentials(): { readonly pid: number; readonly uid: number; readonly gid: number } {
+    const own = this.peers().find(({ address }) => address === this.address);
+    if (own === undefined) throw new ShmBusError("ERR_SHM_BUS_CLOSED", "the bus has let this attachment go");
+    return { pid: own.pid, uid: own.uid, gid: own.gid };
+  }
+
   #open(): void {
     if (this.#closing !== undefined) throw new ShmBusError("ERR_SHM_BUS_CLOSED", "the bus is closed");
   }

@@ -1,3 +1,5 @@
+import { inspect } from "node:util";
+
 import type { NativeBus } from "@shm-bus/native";
 
 import { invalidOption, ShmBusError, translated } from "./errors.ts";
@@ -57,6 +59,10 @@ export class Loan implements Disposable {
     if (this.#bytes === undefined) return;
     this.#bytes = undefined;
     this.#native.abandonLoan(this.#number);
+  }
+
+  [inspect.custom](): string {
+    return this.#bytes === undefined ? "Loan (ended)" : `Loan { byteLength: ${this.#bytes.byteLength} }`;
   }
 }
 

@@ -183,6 +183,10 @@ export class MessageBatch<T = Uint8Array> implements Iterable<Message<T>> {
     for (let index = 0; index < length; index++) visit(this.#messages[index] as Message<T>);
   }
 
+  [inspect.custom](): string {
+    return `MessageBatch { length: ${this.length} }`;
+  }
+
   *[Symbol.iterator](): IterableIterator<Message<T>> {
     for (let index = 0; index < this.length; index++) yield this.#messages[index] as Message<T>;
   }
