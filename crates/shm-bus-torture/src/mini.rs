@@ -116,32 +116,20 @@ impl Mini {
         }
         match self.lacks(span) {
             None => Ok(()),
-            Some(_) => Err(Sent::Full(Full {
-                shortage,
-                stamp,
-                holder: self.gate.slowest(),
-            })),
+            Some(_) => Err(Sent::Full(Full { shortage, stamp, holder: self.gate.slowest() })),
         }
     }
 
     pub fn send(&mut self, sequencer: &Sequencer, pages: &mut Pages, owner: Owner, item: &Item) -> Sent {
         let length = item.bytes.len() as u64;
         let inline = length <= payload::INLINE_BYTES;
-        let span = if inline {
-            0
-        } else {
-            length.next_multiple_of(payload::ALIGNMENT)
-        };
+        let span = if inline { 0 } else { length.next_multiple_of(payload::ALIGNMENT) };
         if let Err(full) = self.make_room(sequencer, pages, span) {
             return full;
         }
         let index = self.next % self.geometry.header_count();
         let entry = payload::HEADERS + index * payload::ENTRY_BYTES;
-        let offset = if inline {
-            entry + at::BYTES
-        } else {
-            self.geometry.ring_offset(self.head)
-        };
+        let offset = if inline { entry + at::BYTES } else { self.geometry.ring_offset(self.head) };
         let bucket = Bucket::of(item.destinations[0]);
         self.store(entry + at::STAMP, 0);
         fence(Ordering::Release);

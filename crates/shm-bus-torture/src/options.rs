@@ -12,6 +12,7 @@ Usage: shm-bus-torture [options]
 
       --short          a bounded, even choice of the instructions (about a minute)
       --cases N        at most about N instructions of each operation, start and mode
+      --pairs N        about N instructions of each side of a pair, hence N times N cases (150)
       --only OP        one operation (may be given again); --list prints them
       --start NAME     one place in the order: mid, hint, edge, lap
       --mode NAME      one way: kill, stop, depart
@@ -27,6 +28,7 @@ Ends with 0 if all is well, 1 after a failure, 2 for wrong arguments, 77 where a
 
 pub struct Options {
     pub cases: Option<usize>,
+    pub pairs: Option<usize>,
     pub only: Vec<String>,
     pub start: Option<String>,
     pub mode: Option<Mode>,
@@ -39,12 +41,16 @@ pub struct Options {
     pub help: bool,
 }
 
-const SHORT: usize = 40;
+/// What `--short` chooses of each sequence.
+const SHORT: usize = 20;
+/// Instructions of each side of a pair in a full run.
+const PAIRS: usize = 150;
 
 impl Options {
     pub fn parse() -> Result<Self, lexopt::Error> {
         let mut options = Options {
             cases: None,
+            pairs: None,
             only: Vec::new(),
             start: None,
             mode: None,
@@ -61,6 +67,7 @@ impl Options {
             match argument {
                 Long("short") => options.cases = Some(options.cases.unwrap_or(SHORT)),
                 Long("cases") => options.cases = Some(parser.value()?.parse::<usize>()?.max(1)),
+                Long("pairs") => options.pairs = Some(parser.value()?.parse::<usize>()?.max(1)),
                 Long("only") => options.only.push(parser.value()?.string()?),
                 Long("start") => options.start = Some(parser.value()?.string()?),
                 Long("mode") => {
@@ -92,14 +99,19 @@ impl Options {
         Ok(options)
     }
 
+    /// How many instructions of each side of a pair.
+    pub fn side(&self) -> usize {
+        // In a bounded run, as many pairs as four sequences have cases.
+        let bounded = || self.cases.map(|cases| ((4 * cases) as f64).sqrt() as usize);
+        self.pairs.or_else(bounded).unwrap_or(PAIRS)
+    }
+
     /// How far apart the chosen ones of `count` are, and which is the first.
-    pub fn stride(&self, count: usize, cases: Option<usize>, salt: &str) -> (usize, usize) {
-        let stride = cases.map_or(1, |cases| count.div_ceil(cases).max(1));
-        let hash = salt
-            .bytes()
-            .fold(self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15), |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
-            });
+    pub fn stride(&self, count: usize, cases: usize, salt: &str) -> (usize, usize) {
+        let stride = count.div_ceil(cases.max(1)).max(1);
+        let hash = salt.bytes().fold(self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15), |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
+        });
         (stride, (hash >> 20) as usize % stride)
     }
 }

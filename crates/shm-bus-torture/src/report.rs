@@ -59,7 +59,7 @@ pub struct Seen {
 pub struct Report(Region);
 
 const PART: u64 = 32 << 10;
-const PARTS: u64 = 4;
+const PARTS: u64 = 5;
 const ENDED: u64 = 16;
 const SEEN: u64 = 1024;
 const TEXT: u64 = PART * (PARTS - 1);
@@ -109,20 +109,11 @@ impl Report {
         let base = who as u64 * PART;
         let count = self.get(base).checked_sub(1)?;
         let ended = (0..count)
-            .map(|i| {
-                Ended::of(
-                    self.get(base + ENDED + 16 * i),
-                    self.get(base + ENDED + 16 * i + 8),
-                )
-            })
+            .map(|i| Ended::of(self.get(base + ENDED + 16 * i), self.get(base + ENDED + 16 * i + 8)))
             .collect();
         let seen = (0..self.get(base + 8))
             .map(|i| base + SEEN + 24 * i)
-            .map(|at| Seen {
-                stamp: self.get(at),
-                index: self.get(at + 8),
-                topic: self.get(at + 16),
-            })
+            .map(|at| Seen { stamp: self.get(at), index: self.get(at + 8), topic: self.get(at + 16) })
             .collect();
         Some((ended, seen))
     }

@@ -35,9 +35,7 @@ pub fn main() -> i32 {
     }
     if options.list {
         units().iter().for_each(|(name, _)| println!("{name}"));
-        Mutation::ALL
-            .iter()
-            .for_each(|(name, _)| println!("mutant {name}"));
+        Mutation::ALL.iter().for_each(|(name, _)| println!("mutant {name}"));
         return 0;
     }
     let chosen = match choose(&options) {
@@ -63,10 +61,7 @@ pub fn main() -> i32 {
     if options.json {
         println!("{}", table::json(&rows, seconds));
     } else {
-        let cases: usize = rows
-            .iter()
-            .map(|r| r.kills + r.stops + r.departs + r.failures.len())
-            .sum();
+        let cases: usize = rows.iter().map(|r| r.kills + r.stops + r.departs + r.failures.len()).sum();
         println!("{}\n{cases} cases in {seconds:.1} s", table::text(&rows));
     }
     for row in &rows {
@@ -77,11 +72,7 @@ pub fn main() -> i32 {
             eprintln!("... and {} more of {}", row.failures.len() - PRINTED, row.name);
         }
     }
-    if rows.iter().any(|row| !row.failures.is_empty()) {
-        FAILED
-    } else {
-        0
-    }
+    if rows.iter().any(|row| !row.failures.is_empty()) { FAILED } else { 0 }
 }
 
 type Chosen = Vec<(usize, &'static str, Unit)>;
@@ -91,13 +82,9 @@ fn choose(options: &Options) -> Outcome<Chosen> {
     if let Some(name) = options.only.iter().find(|o| all.iter().all(|(n, _)| n != o)) {
         return Err(format!("no operation {name}; --list prints them"));
     }
-    let wanted = all
-        .into_iter()
-        .filter(|(name, _)| options.only.is_empty() || options.only.iter().any(|o| o == name));
-    Ok(wanted
-        .enumerate()
-        .map(|(i, (name, unit))| (i, name, unit))
-        .collect())
+    let wanted =
+        all.into_iter().filter(|(name, _)| options.only.is_empty() || options.only.iter().any(|o| o == name));
+    Ok(wanted.enumerate().map(|(i, (name, unit))| (i, name, unit)).collect())
 }
 
 fn run(options: &Options, chosen: &Chosen) -> Outcome<Vec<Row>> {
@@ -105,12 +92,7 @@ fn run(options: &Options, chosen: &Chosen) -> Outcome<Vec<Row>> {
     // All of them before the first thread of this process.
     for index in 0..options.workers {
         let (input, output) = pipe().map_err(|e| e.to_string())?;
-        let mut worker = Some(Worker {
-            options,
-            index,
-            output,
-            next: 0,
-        });
+        let mut worker = Some(Worker { options, index, output, next: 0 });
         let pid = tracee::spawn_worker(|| {
             if let Some(mut worker) = worker.take() {
                 worker.run(chosen);
@@ -120,13 +102,7 @@ fn run(options: &Options, chosen: &Chosen) -> Outcome<Vec<Row>> {
         drop(worker);
         workers.push((pid, input));
     }
-    let mut rows: Vec<Row> = chosen
-        .iter()
-        .map(|(_, name, _)| Row {
-            name,
-            ..Row::default()
-        })
-        .collect();
+    let mut rows: Vec<Row> = chosen.iter().map(|(_, name, _)| Row { name, ..Row::default() }).collect();
     let style = ProgressStyle::with_template("{elapsed_precise} {wide_bar} {pos}/{len} {msg}");
     let bar = ProgressBar::new(0).with_style(style.map_err(|e| e.to_string())?);
     let (sender, lines) = channel();

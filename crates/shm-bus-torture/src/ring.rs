@@ -60,6 +60,15 @@ impl Op {
         matches!(self, Op::Space | Op::Wait)
     }
 
+    /// How far apart the instructions are that a full run takes.
+    pub fn stride(self) -> usize {
+        match self {
+            // The same thing 36 times.
+            Op::Fill => 23,
+            _ => 1,
+        }
+    }
+
     fn reads(self) -> bool {
         matches!(self, Op::Poll | Op::Wait)
     }
@@ -87,11 +96,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    pub const ALL: [(&str, Mode); 3] = [
-        ("kill", Mode::Kill),
-        ("stop", Mode::Stop),
-        ("depart", Mode::Depart),
-    ];
+    pub const ALL: [(&str, Mode); 3] = [("kill", Mode::Kill), ("stop", Mode::Stop), ("depart", Mode::Depart)];
 
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(_, m)| *m == self).map_or("", |(n, _)| n)
@@ -179,10 +184,7 @@ fn events(world: &mut World, op: Op, id: usize) -> Vec<Event> {
             event.0[0].destinations = vec![group(), other_group()];
             vec![event]
         }
-        Op::Reclaim => [40, 64, 500, 64, 1000, 10]
-            .iter()
-            .map(|length| world.event(id, &[*length]))
-            .collect(),
+        Op::Reclaim => [40, 64, 500, 64, 1000, 10].iter().map(|length| world.event(id, &[*length])).collect(),
         Op::Fill => (0..36).map(|_| world.event(id, &[1900])).collect(),
         Op::Poll | Op::Wait => Vec::new(),
     }
@@ -282,11 +284,7 @@ fn poll(world: &mut World, id: usize, most: usize, read: &mut Vec<(shm_bus_ring:
         match world.read(id) {
             Ok((frame, bytes)) => {
                 if !world.intact(&frame) {
-                    return if evicted(world) {
-                        Ended::Evicted
-                    } else {
-                        Ended::Broken
-                    };
+                    return if evicted(world) { Ended::Evicted } else { Ended::Broken };
                 }
                 read.push((frame, bytes));
             }
@@ -297,21 +295,14 @@ fn poll(world: &mut World, id: usize, most: usize, read: &mut Vec<(shm_bus_ring:
         }
     }
     world.store_cursor(id);
-    if evicted(world) {
-        Ended::Evicted
-    } else {
-        Ended::Done
-    }
+    if evicted(world) { Ended::Evicted } else { Ended::Done }
 }
 
 /// Sleeps until something comes: the handshake, and no timeout that would hide a lost wake.
 fn wait(world: &mut World, id: usize) {
     let set = *world.members[id].reader.buckets();
     while !world.members[id].reader.ready(&world.sequencer) {
-        world
-            .sequencer
-            .sleepers()
-            .enter(owner(id).id, &set, SleepKind::Futex);
+        world.sequencer.sleepers().enter(owner(id).id, &set, SleepKind::Futex);
         let seen = world.sequencer.hint() as u32;
         if !world.members[id].reader.ready(&world.sequencer) {
             let _ = world.hint.wait(seen, set.futex_bits(), None);
@@ -382,9 +373,8 @@ pub fn case(world: &mut World, op: Op, mode: Mode, trace: &Trace, at: usize) -> 
 
 /// The topics that an operation publishes, in the order in which it does. Leaves the world's counts as they are.
 fn plan(world: &mut World, op: Op, id: usize) -> Vec<Vec<u64>> {
-    let mut planned: Vec<Vec<u64>> = world.rehearse(id, |world| {
-        events(world, op, id).iter().map(Event::topics).collect()
-    });
+    let mut planned: Vec<Vec<u64>> =
+        world.rehearse(id, |world| events(world, op, id).iter().map(Event::topics).collect());
     if op == Op::Loan {
         planned.reverse();
     }
@@ -497,10 +487,8 @@ fn held_by_the_dead(world: &mut World) -> Outcome<()> {
 }
 
 fn departed(world: &World, record: u64) -> Outcome<()> {
-    let late = world.members[READERS[0]]
-        .seen
-        .iter()
-        .find(|s| sender_of(s.topic) == VICTIM && s.stamp > record);
+    let late =
+        world.members[READERS[0]].seen.iter().find(|s| sender_of(s.topic) == VICTIM && s.stamp > record);
     if let Some(late) = late {
         return Err(format!("{late:?} is behind its sender's departure at {record}"));
     }
@@ -589,16 +577,9 @@ fn whole_order(world: &World) -> Outcome<()> {
     let mut stamps: Vec<u64> = first.iter().map(|s| s.stamp).collect();
     stamps.dedup();
     if !stamps.iter().copied().eq(world.start..tail) {
-        return Err(format!(
-            "the readers saw {} stamps of {}..{tail}",
-            stamps.len(),
-            world.start
-        ));
+        return Err(format!("the readers saw {} stamps of {}..{tail}", stamps.len(), world.start));
     }
-    let numbers = first
-        .iter()
-        .filter(|s| sender_of(s.topic) == PUBLISHER)
-        .map(|s| s.topic as u32);
+    let numbers = first.iter().filter(|s| sender_of(s.topic) == PUBLISHER).map(|s| s.topic as u32);
     let last = world.number(PUBLISHER);
     let count = numbers.clone().count() as u64;
     if !numbers.map(u64::from).eq(last - count + 1..=last) || count == 0 {
@@ -609,12 +590,8 @@ fn whole_order(world: &World) -> Outcome<()> {
 
 /// What a stepped publisher planned is in the order once, whole events in its own order, and all of it that returned.
 fn published(world: &World, id: usize, planned: &[Vec<u64>], ended: Option<&[Ended]>) -> Outcome<()> {
-    let seen: Vec<Seen> = world.members[READERS[0]]
-        .seen
-        .iter()
-        .filter(|s| sender_of(s.topic) == id)
-        .copied()
-        .collect();
+    let seen: Vec<Seen> =
+        world.members[READERS[0]].seen.iter().filter(|s| sender_of(s.topic) == id).copied().collect();
     let mut rest = &seen[..];
     let mut stamps = Vec::new();
     for topics in planned {
@@ -622,15 +599,8 @@ fn published(world: &World, id: usize, planned: &[Vec<u64>], ended: Option<&[End
             break;
         }
         let stamp = rest[0].stamp;
-        let event: Vec<Seen> = topics
-            .iter()
-            .zip(0..)
-            .map(|(topic, index)| Seen {
-                stamp,
-                index,
-                topic: *topic,
-            })
-            .collect();
+        let event: Vec<Seen> =
+            topics.iter().zip(0..).map(|(topic, index)| Seen { stamp, index, topic: *topic }).collect();
         if !rest.starts_with(&event) {
             return Err(format!("{seen:?} was read of {planned:?}"));
         }
@@ -677,10 +647,8 @@ pub enum Pair {
 }
 
 impl Pair {
-    pub const ALL: [(&str, Pair); 2] = [
-        ("publish+publish", Pair::Publishers),
-        ("publish+wait", Pair::WakeAndWait),
-    ];
+    pub const ALL: [(&str, Pair); 2] =
+        [("publish+publish", Pair::Publishers), ("publish+wait", Pair::WakeAndWait)];
 
     pub fn ops(self) -> [Op; 2] {
         match self {

@@ -30,17 +30,9 @@ pub fn text(rows: &[Row]) -> String {
         "failures",
     ]);
     for row in rows {
-        let numbers = [
-            row.instructions,
-            row.kills,
-            row.stops,
-            row.departs,
-            row.other_ways,
-            row.failures.len(),
-        ];
-        let numbers = numbers
-            .iter()
-            .map(|n| Cell::new(n).set_alignment(CellAlignment::Right));
+        let numbers =
+            [row.instructions, row.kills, row.stops, row.departs, row.other_ways, row.failures.len()];
+        let numbers = numbers.iter().map(|n| Cell::new(n).set_alignment(CellAlignment::Right));
         table.add_row(std::iter::once(Cell::new(row.name)).chain(numbers));
     }
     table.to_string()

@@ -12,6 +12,7 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, alarm, fork};
+use shm_bus_ring::{Ordering, Region};
 
 /// Nobody in a case waits longer than this, on whatever machine: who does, hangs.
 pub const HANG: Duration = Duration::from_secs(30);
@@ -44,7 +45,7 @@ pub fn spawn(work: impl FnOnce()) -> nix::Result<Pid> {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
             let _ = set_pdeathsig(Signal::SIGKILL);
-            alarm::set(HANG.as_secs() as u32);
+            alarm::set(2 * HANG.as_secs() as u32);
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
             // SAFETY: ends this process without running what its parent registered.
             unsafe { libc::_exit(if done.is_ok() { 0 } else { PANICKED }) }
@@ -110,6 +111,26 @@ impl Trace {
         self.first.push(seen.insert(address));
     }
 
+    /// Writes it down for another process.
+    pub fn store(&self, target: &Region) {
+        let words = self.addresses.iter().take((target.len() / 8 - 2) as usize);
+        target.store(8, u64::from(self.sleeps), Ordering::SeqCst);
+        for (i, address) in words.clone().enumerate() {
+            target.store(16 + 8 * i as u64, *address, Ordering::SeqCst);
+        }
+        target.store(0, words.len() as u64, Ordering::SeqCst);
+    }
+
+    /// Reads what another process wrote down.
+    pub fn load(source: &Region) -> Self {
+        let (mut trace, mut seen) = (Trace::default(), HashSet::new());
+        for i in 0..source.load(0, Ordering::SeqCst) {
+            trace.push(source.load(16 + 8 * i, Ordering::SeqCst), &mut seen);
+        }
+        trace.sleeps = source.load(8, Ordering::SeqCst) != 0;
+        trace
+    }
+
     /// Single steps from marker to marker.
     pub fn len(&self) -> usize {
         self.addresses.len()
@@ -120,23 +141,21 @@ impl Trace {
         1 + self.addresses.windows(2).filter(|w| w[0] != w[1]).count()
     }
 
-    /// Every `stride`th instruction, from 0 steps to all of them, beginning at the `offset`th. Inside a string
-    /// instruction, every 512th repetition.
-    pub fn points(&self, stride: usize, offset: usize) -> Vec<usize> {
+    /// Every `stride`th instruction, from 0 steps to all of them, beginning at the `offset`th. With
+    /// `inside`, also every 512th repetition of each string instruction.
+    pub fn points(&self, stride: usize, offset: usize, inside: bool) -> Vec<usize> {
         let mut points = Vec::new();
         let (mut instruction, mut repetition) = (0, 0);
         for (step, address) in self.addresses.iter().enumerate() {
             if step > 0 && self.addresses[step - 1] == *address {
                 repetition += 1;
-                if repetition % 512 == 256 {
+                if inside && repetition % 512 == 256 {
                     points.push(step);
                 }
                 continue;
             }
-            if step > 0 {
-                instruction += 1;
-            }
             repetition = 0;
+            instruction += usize::from(step > 0);
             if instruction % stride == offset % stride {
                 points.push(step);
             }
@@ -148,10 +167,7 @@ impl Trace {
     /// The last step up to `step` whose address was never reached before.
     fn anchor(&self, step: usize) -> Option<(usize, u64)> {
         let last = step.min(self.len().saturating_sub(1));
-        (1..=last)
-            .rev()
-            .find(|i| self.first[*i])
-            .map(|i| (i, self.addresses[i]))
+        (1..=last).rev().find(|i| self.first[*i]).map(|i| (i, self.addresses[i]))
     }
 }
 
@@ -180,29 +196,33 @@ fn said<T>(what: &str, result: nix::Result<T>) -> Outcome<T> {
 impl Tracee {
     /// Starts a child that runs `work`, up to its [`begin`].
     pub fn start(work: impl FnOnce()) -> Outcome<Self> {
-        let pid = said(
-            "fork",
-            spawn(|| {
-                if ptrace::traceme().is_ok() {
-                    work();
-                }
-            }),
-        )?;
-        let mut tracee = Tracee { pid, reaped: false };
-        match tracee.wait()? {
-            Some(Signal::SIGTRAP) => {}
-            other => return Err(format!("the process did not come to its operation: {other:?}")),
-        }
-        said(
-            "PTRACE_SETOPTIONS",
-            ptrace::setoptions(pid, Options::PTRACE_O_EXITKILL),
-        )?;
+        let mut tracee = Self::start_later(work)?;
+        tracee.arrive()?;
         Ok(tracee)
     }
 
-    /// Its process id.
-    pub fn pid(&self) -> Pid {
-        self.pid
+    /// Starts a child that runs `work`, and does not wait for it.
+    pub fn start_later(work: impl FnOnce()) -> Outcome<Self> {
+        let child = spawn(|| {
+            if ptrace::traceme().is_ok() {
+                work();
+            }
+        });
+        Ok(Tracee { pid: said("fork", child)?, reaped: false })
+    }
+
+    /// Waits until it is at its [`begin`].
+    pub fn arrive(&mut self) -> Outcome<()> {
+        match self.wait()? {
+            Some(Signal::SIGTRAP) => {}
+            other => return Err(format!("the process did not come to its operation: {other:?}")),
+        }
+        said("PTRACE_SETOPTIONS", ptrace::setoptions(self.pid, Options::PTRACE_O_EXITKILL))
+    }
+
+    /// Whether it has not ended.
+    pub fn is_alive(&self) -> bool {
+        !self.reaped && !matches!(state(self.pid), Some('Z' | 'X') | None)
     }
 
     /// Waits until it stops; with which signal. None if it ended well.
@@ -333,9 +353,7 @@ impl Tracee {
 
     /// Waits until it is blocked in the kernel (or back from its operation).
     pub fn until_asleep(&self) -> Outcome<()> {
-        until("the process sleeps", || {
-            matches!(state(self.pid), Some('S' | 't' | 'Z') | None)
-        })
+        until("the process sleeps", || matches!(state(self.pid), Some('S' | 't' | 'Z') | None))
     }
 
     /// Waits for a process that runs, through the end of its operation to its own end.
@@ -353,6 +371,15 @@ impl Tracee {
         }
         self.run()?;
         self.join()
+    }
+
+    /// Lets it run behind the end of its operation, and on.
+    pub fn pass_end(&mut self) -> Outcome<()> {
+        self.run()?;
+        if self.wait()?.is_some() {
+            self.run()?;
+        }
+        Ok(())
     }
 
     /// Stops all its threads, also those that are not traced.

@@ -4,11 +4,17 @@ use std::io::{PipeWriter, Write};
 
 use crate::Outcome;
 use crate::bus;
+use crate::memory;
 use crate::options::Options;
 use crate::report::Report;
 use crate::ring::{self, Mode, Op, Pair, STARTS};
-use crate::tracee;
+use crate::tracee::{self, Trace};
 use crate::world::World;
+
+/// Room for the addresses of a whole bus's operation.
+const TRACE_BYTES: u64 = 16 << 20;
+/// Moments at which a master is killed.
+const MASTER_MOMENTS: usize = 500;
 
 /// A line of the table.
 #[derive(Clone, Copy)]
@@ -109,10 +115,10 @@ impl Worker<'_> {
                     continue;
                 }
                 let salt = format!("{name} {start} {}", mode.name());
-                let (stride, offset) = self
-                    .options
-                    .stride(trace.instructions(), self.options.cases, &salt);
-                let mut points = trace.points(stride, offset);
+                let full = trace.instructions().div_ceil(op.stride());
+                let cases = self.options.cases.map_or(full, |cases| cases.min(full));
+                let (stride, offset) = self.options.stride(trace.instructions(), cases, &salt);
+                let mut points = trace.points(stride, offset, true);
                 if *mode == Mode::Kill && !trace.sleeps {
                     points.push(trace.len() + 1);
                 }
@@ -145,15 +151,10 @@ impl Worker<'_> {
             ring::stage_pair(&mut world, pair)?;
             let first = ring::trace_first(&mut world, pair)?;
             self.say("size", unit, &first.instructions().to_string());
-            // As many pairs as four sequences have points.
-            let side = self
-                .options
-                .cases
-                .map(|cases| ((4 * cases) as f64).sqrt() as usize);
+            let side = self.options.side();
             let (stride, offset) =
-                self.options
-                    .stride(first.instructions(), side, &format!("{name} {start}"));
-            let mut rows = first.points(stride, offset);
+                self.options.stride(first.instructions(), side, &format!("{name} {start}"));
+            let mut rows = first.points(stride, offset, false);
             if let Some(at) = &self.options.at {
                 rows = vec![at[0]];
             }
@@ -164,7 +165,7 @@ impl Worker<'_> {
                 let second = ring::trace_second(&mut world, pair, &first, row)?;
                 let salt = format!("{name} {start} {row}");
                 let (stride, offset) = self.options.stride(second.instructions(), side, &salt);
-                let mut columns = second.points(stride, offset);
+                let mut columns = second.points(stride, offset, false);
                 if let Some(at) = &self.options.at {
                     columns = vec![at.get(1).copied().unwrap_or(0)];
                 }
@@ -183,11 +184,74 @@ impl Worker<'_> {
         Ok(())
     }
 
+    /// The way of a whole bus, from a child: whoever attaches has threads, and a worker has to fork.
+    fn bus_trace(&self, op: bus::Op, report: &Report) -> Outcome<Trace> {
+        let memory = memory::shared(TRACE_BYTES)?;
+        let region = memory.region().map_err(|e| e.to_string())?;
+        report.clear();
+        let child = tracee::spawn_worker(|| match bus::trace_of(op, report) {
+            Ok(trace) => trace.store(&region),
+            Err(why) => report.write(false, &why),
+        });
+        let ended = child.map_err(|e| e.to_string()).and_then(|pid| tracee::reap(pid, "the first run"));
+        match report.read() {
+            Some(Err(why)) => Err(why),
+            _ => ended.map(|()| Trace::load(&region)),
+        }
+    }
+
     fn bus(&mut self, unit: usize, name: &str, op: bus::Op) -> Outcome<()> {
         if self.options.mutation.is_some() {
             return Ok(());
         }
-        let _ = (unit, name, op);
+        if !self.wants("-", None) && self.options.start.is_some() {
+            return Ok(());
+        }
+        // A first run takes long: in a bounded run, one worker does it.
+        let shared = self.options.cases.is_none();
+        if !shared && unit % self.options.workers != self.index {
+            return Ok(());
+        }
+        let report = Report::new()?;
+        let mut trace = Trace::default();
+        if op != bus::Op::Master {
+            trace = self.bus_trace(op, &report)?;
+            self.say("size", unit, &trace.instructions().to_string());
+        }
+        for mode in op.modes() {
+            if self.options.mode.is_some_and(|m| m != *mode) {
+                continue;
+            }
+            let instructions = match op {
+                bus::Op::Master => MASTER_MOMENTS,
+                _ => trace.instructions(),
+            };
+            let full = instructions.div_ceil(op.stride());
+            let cases = self.options.cases.map_or(full, |cases| cases.min(full));
+            let salt = format!("{name} {}", mode.name());
+            let (stride, offset) = self.options.stride(instructions, cases, &salt);
+            let mut points = match op {
+                bus::Op::Master => (offset..instructions).step_by(stride).collect(),
+                _ => trace.points(stride, offset, shared),
+            };
+            if *mode == Mode::Kill && !trace.sleeps && op != bus::Op::Master {
+                points.push(trace.len() + 1);
+            }
+            if let Some(at) = &self.options.at {
+                points = vec![at[0]];
+            }
+            let plan = if shared { "plan" } else { "more" };
+            self.say(plan, unit, &points.len().to_string());
+            for at in points {
+                if !shared || self.mine() {
+                    let case = format!("--only {name} --mode {} --at {at}", mode.name());
+                    report.clear();
+                    self.case(unit, mode.name(), &case, &report, || {
+                        bus::case(op, *mode, &trace, at, &report)
+                    });
+                }
+            }
+        }
         Ok(())
     }
 }

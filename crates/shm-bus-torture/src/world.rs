@@ -83,10 +83,7 @@ impl Peers for Pages {
 
 impl Senders for Pages {
     fn sender(&mut self, id: AttachmentId) -> Option<Sender<'_>> {
-        self.0.get(id.index()).map(|(view, geometry)| Sender {
-            view,
-            geometry: *geometry,
-        })
+        self.0.get(id.index()).map(|(view, geometry)| Sender { view, geometry: *geometry })
     }
 }
 
@@ -154,10 +151,7 @@ pub struct World {
 }
 
 pub fn owner(id: usize) -> Owner {
-    Owner {
-        id: AttachmentId(id as u16),
-        generation: GENERATION,
-    }
+    Owner { id: AttachmentId(id as u16), generation: GENERATION }
 }
 
 fn text<T, E: ToString>(result: Result<T, E>) -> Outcome<T> {
@@ -212,9 +206,7 @@ impl World {
             let live = MemberWord::new(GENERATION, AttachState::Live, ReaderState::None, Policy::Block, 0);
             let me = AttachmentId(id as u16);
             let members = world.sequencer.members();
-            members
-                .exchange(me, MemberWord(0), live)
-                .map_err(|_| "a fresh memory")?;
+            members.exchange(me, MemberWord(0), live).map_err(|_| "a fresh memory")?;
             members.cover(me);
         }
         for id in READERS {
@@ -284,11 +276,7 @@ impl World {
             .map(|length| {
                 self.members[id].numbers += 1;
                 let topic = topic(id, *length, self.members[id].numbers);
-                Item {
-                    topic,
-                    destinations: vec![group()],
-                    bytes: body(topic),
-                }
+                Item { topic, destinations: vec![group()], bytes: body(topic) }
             })
             .collect();
         Event(items)
@@ -369,9 +357,7 @@ impl World {
     pub fn count_reader(&mut self, id: usize) {
         let me = AttachmentId(id as u16);
         let tail = self.sequencer.find().map_or(1, |f| f.stamp);
-        self.members[id]
-            .own
-            .store(payload::CURSOR, tail, Ordering::SeqCst);
+        self.members[id].own.store(payload::CURSOR, tail, Ordering::SeqCst);
         self.members[id].reader = Reader::new(Stamp(tail), buckets());
         let members = self.sequencer.members();
         members.set_reader(me, tail, 100, 0);
@@ -395,9 +381,7 @@ impl World {
         match self.members[id].reader.next(&self.sequencer, &mut self.pages) {
             Step::Frame(frame) => {
                 let mut bytes = vec![0; frame.header.length as usize];
-                self.pages.0[frame.sender.index()]
-                    .0
-                    .copy_out(frame.offset, &mut bytes);
+                self.pages.0[frame.sender.index()].0.copy_out(frame.offset, &mut bytes);
                 Ok((frame, bytes))
             }
             step => Err(step),
@@ -406,11 +390,7 @@ impl World {
 
     /// Whether a frame that was copied had not been overwritten.
     pub fn intact(&self, frame: &Frame) -> bool {
-        intact(
-            &self.pages.0[frame.sender.index()].0,
-            frame.lane,
-            frame.header.serial,
-        )
+        intact(&self.pages.0[frame.sender.index()].0, frame.lane, frame.header.serial)
     }
 
     /// Reads everything there is with one of those who live: nothing of it may be anything but whole.
@@ -469,9 +449,7 @@ impl World {
         let members = self.sequencer.members();
         loop {
             let word = members.word(me);
-            let gone = word
-                .with_attach(AttachState::Departed)
-                .with_reader(ReaderState::None);
+            let gone = word.with_attach(AttachState::Departed).with_reader(ReaderState::None);
             if members.exchange(me, word, gone).is_ok() {
                 break;
             }
@@ -479,8 +457,7 @@ impl World {
         self.sequencer.sleepers().forget(me);
         self.sequencer.release_space();
         let _ = self.space.wake(u32::MAX, u32::MAX);
-        self.sequencer
-            .raise_hint(self.sequencer.find().map_or(0, |f| f.stamp));
+        self.sequencer.raise_hint(self.sequencer.find().map_or(0, |f| f.stamp));
         let _ = self.hint.wake(u32::MAX, u32::MAX);
     }
 
@@ -513,9 +490,7 @@ impl World {
     pub fn check_leases(&self) -> Outcome<()> {
         for frame in &self.leases {
             let mut bytes = vec![0; frame.header.length as usize];
-            self.pages.0[frame.sender.index()]
-                .0
-                .copy_out(frame.offset, &mut bytes);
+            self.pages.0[frame.sender.index()].0.copy_out(frame.offset, &mut bytes);
             if self.intact(frame) {
                 check(frame, &bytes)
                     .map_err(|why| format!("a lease held too long passes for whole: {why}"))?;
@@ -542,21 +517,12 @@ pub fn framed(
         1 => Kind::Message,
         _ => Kind::Transaction,
     };
-    let message = Message {
-        destinations: &item.destinations,
-        topic: item.topic,
-        descriptors: 0,
-        time: 0,
-    };
+    let message = Message { destinations: &item.destinations, topic: item.topic, descriptors: 0, time: 0 };
     (loan, kind, message, length)
 }
 
 pub fn seen(frame: &Frame) -> Seen {
-    Seen {
-        stamp: frame.place.stamp.0,
-        index: u64::from(frame.place.index),
-        topic: frame.header.topic,
-    }
+    Seen { stamp: frame.place.stamp.0, index: u64::from(frame.place.index), topic: frame.header.topic }
 }
 
 /// Whether a frame is what its topic says.
@@ -566,10 +532,7 @@ pub fn check(frame: &Frame, bytes: &[u8]) -> Outcome<()> {
         Kind::Transaction => 8 * frame.header.destination as usize,
         _ => 0,
     };
-    let destinations: Vec<u8> = [group(), other_group()]
-        .iter()
-        .flat_map(|d| d.0.to_le_bytes())
-        .collect();
+    let destinations: Vec<u8> = [group(), other_group()].iter().flat_map(|d| d.0.to_le_bytes()).collect();
     if sender_of(topic) != frame.sender.index()
         || bytes.get(..prefix) != destinations.get(..prefix)
         || bytes[prefix..] != body(topic)
