@@ -57,16 +57,18 @@ pub fn options_of(js: NativeAttachOptions) -> Result<AttachOptions> {
     if let Some(bytes) = js.ring_bytes {
         options.ring_bytes = whole("ringBytes", bytes)?;
     }
-    if let Some(headers) = js.headers {
-        options.headers = whole("headers", headers)?;
-    }
     if let Some(slots) = js.slots {
         let slots = whole("slots", slots)?;
         if !slots.is_power_of_two() {
-            let why = format!("must be a power of two, not {slots}");
+            let why = format!("must be a power of two from 64 to 16777216, not {slots}");
             return Err(to_js(&BusError::InvalidOption { option: "slots", why }));
         }
         options.log2_slots = slots.trailing_zeros();
+        // An attachment may have a quarter of the slots in flight.
+        options.headers = options.headers.min((slots / 4).max(64));
+    }
+    if let Some(headers) = js.headers {
+        options.headers = whole("headers", headers)?;
     }
     options.runtime_directory = js.runtime_directory.map(PathBuf::from);
     if let Some(timeout) = js.timeout_ms {

@@ -94,7 +94,9 @@ impl RuntimeDir {
         }
         let mode = stat.st_mode & 0o7777;
         if mode & 0o077 != 0 {
-            return Err(not_private(&format!("its mode {mode:04o} lets others in; run chmod 700 on it")));
+            return Err(not_private(&format!(
+                "its mode {mode:04o} lets others in; make a directory of your own with mode 0700 and name that"
+            )));
         }
         Ok(Self { fd, path })
     }

@@ -40,13 +40,13 @@ impl fmt::Display for GeometryError {
         match *self {
             Self::HeaderCount(n) => write!(
                 f,
-                "headers must be a power of two from {} to {}, not {n}",
+                "must be a power of two from {} to {}, not {n}",
                 Geometry::MIN_HEADERS,
                 Geometry::MAX_HEADERS
             ),
             Self::RingBytes(n) => write!(
                 f,
-                "ringBytes must be a power of two from {} to {}, not {n}",
+                "must be a power of two from {} to {}, not {n}",
                 Geometry::MIN_RING_BYTES,
                 Geometry::MAX_RING_BYTES
             ),

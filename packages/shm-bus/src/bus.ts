@@ -7,7 +7,7 @@ import { readCounters } from "sharedarraybuffer-ring";
 
 import { abortable } from "./abort.ts";
 import { Buffers } from "./buffers.ts";
-import { bytes as bytesCodec, type Codec } from "./codec.ts";
+import { bytes as bytesCodec, checkedCodec, type Codec } from "./codec.ts";
 import { fromNative, invalidOption, ShmBusError, translated } from "./errors.ts";
 import { type BusEvents, membershipEvents } from "./events.ts";
 import { halves, Loan, wouldBlock } from "./loan.ts";
@@ -157,6 +157,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
         `the name of a bus must be a string, not ${typeof name}`,
       );
     }
+    if (options.codec !== undefined) checkedCodec(options.codec);
     options.signal?.throwIfAborted();
     const attaching = translated(() => attach(name, nativeAttachOptions(options as AttachOptions<never>)));
     try {
@@ -218,7 +219,8 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     this.#open();
     const codec = (options?.codec ?? this.#codec) as Codec<unknown>;
     const [low, high] = options?.topic === undefined ? [0, 0] : halves(options.topic);
-    if (codec !== (bytesCodec as Codec<unknown>)) return this.#encode(to, value, codec, low, high);
+    if (codec !== (bytesCodec as Codec<unknown>))
+      return this.#encode(to, value, checkedCodec(codec), low, high);
     const data = checkedBytes(value);
     const destination = this.#destination(to);
     let stamp: number;
@@ -399,6 +401,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     if (options.overload !== undefined && options.overload !== "block") {
       throw invalidOption("overload", `must be 'block', not ${String(options.overload)}`);
     }
+    if (options.codec !== undefined) checkedCodec(options.codec as Codec<unknown>);
     const names = [...new Set(typeof to === "string" ? [to] : checkedNames("to", to))];
     if (names.length === 0) throw invalidOption("to", "a subscription needs at least one group or address");
     const groups = names.filter((name) => name !== this.address);

@@ -1,6 +1,6 @@
 import { deserialize, serialize } from "node:v8";
 
-import { ShmBusError } from "./errors.ts";
+import { invalidOption, ShmBusError } from "./errors.ts";
 
 /**
  * Turns values into bytes in the publisher's ring, and views of received bytes into values.
@@ -71,3 +71,10 @@ export const codecs: {
   readonly json: typeof json;
   readonly structured: typeof structured;
 } = { bytes, utf8, json, structured };
+
+/** The codec, if it is one. */
+export function checkedCodec<T>(codec: Codec<T>): Codec<T> {
+  const { encode, decode } = (codec ?? {}) as Partial<Codec<T>>;
+  if (typeof encode === "function" && typeof decode === "function") return codec;
+  throw invalidOption("codec", "must have the methods encode and decode; shm-bus exports `codecs`");
+}

@@ -34,7 +34,8 @@ export class Loan implements Disposable {
   }
 
   /**
-   * Publishes the first `byteLength` bytes (all by default) and returns the stamp. On an error the loan is given up.
+   * Publishes the first `byteLength` bytes (all by default) and returns the stamp. If there is no room, or the bus
+   * refuses it, the loan is given up; a wrong `byteLength` leaves it as it is.
    *
    * @throws {ShmBusError} as {@link Bus.publish}
    */

@@ -17,9 +17,11 @@ export interface AttachOptions<T = Uint8Array> {
   master?: "auto" | "never" | "only";
   /** Bytes of the payload ring: a power of two from 64 KiB to 8 GiB, 4 MiB by default. The largest message is a quarter. */
   ringBytes?: number;
-  /** Messages in flight: a power of two from 64 to 32768, 16384 by default. Each takes 128 bytes. */
+  /** Messages in flight: a power of two from 64 to 32768, 16384 by default, and at most a
+   * quarter of the bus's slots: an attachment with more is refused. Each takes 128 bytes. */
   headers?: number;
-  /** Slots of the order, if this attachment founds the bus: a power of two from 256 to 2^24, 2^18 by default. */
+  /** Slots of the order, if this attachment founds the bus: a power of two from 256 to 2^24, 2^18 by
+   * default. Fewer slots mean that those who join need fewer headers. */
   slots?: number;
   /** The directory of the bus's socket and lock: absolute, this user's own, mode 0700. */
   runtimeDirectory?: string;
@@ -31,7 +33,7 @@ export interface AttachOptions<T = Uint8Array> {
   codec?: Codec<T>;
   /** How readers of this attachment wait. `spin-then-park` by default. */
   wait?: WaitStrategy;
-  /** Delivers copies and throws when one is used after its lease: slower, finds bugs. `false` by default. */
+  /** Delivers copies that become empty when their lease ends: slower, finds late uses. `false` by default. */
   checkLeases?: boolean;
 }
 
@@ -44,7 +46,7 @@ export interface SubscribeOptions<T = Uint8Array> {
    * milliseconds at most; then it is evicted and told the first stamp it lost.
    */
   overload?: "block";
-  /** Milliseconds, 100 by default. */
+  /** Milliseconds, 100 by default, 10000 at most. */
   deadline?: number;
   /** Milliseconds to wait for the master's answer, 5000 by default. */
   timeout?: number;

@@ -225,6 +225,7 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
     if (this.#handler !== undefined) {
       throw new ShmBusError("ERR_SHM_BUS_IN_USE", "the subscription has a handler already");
     }
+    if (typeof handler !== "function") throw invalidOption("handler", "must be a function");
     this.#mode = "handler";
     this.#handler = handler;
     if (this.#referenced) this.#count(true);
@@ -277,6 +278,7 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
     this.#use("idle");
     if (!Number.isInteger(limit) || limit < 1)
       throw invalidOption("limit", "must be a whole number of at least 1");
+    if (typeof handler !== "function") throw invalidOption("handler", "must be a function");
     const rows = this.#fetch(Math.min(limit, this.#messages.length));
     for (let row = 0; row < rows; row++) handler(this.#messages[row] as Message<T>);
     if (rows > 0) {
@@ -294,6 +296,8 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
    */
   wait(timeoutMs: number = Number.POSITIVE_INFINITY): boolean {
     this.#use("idle");
+    if (typeof timeoutMs !== "number" || Number.isNaN(timeoutMs))
+      throw invalidOption("timeoutMs", "must be a number");
     const { native, wait } = this.#host;
     const end = performance.now() + timeoutMs;
     const spinEnd =
