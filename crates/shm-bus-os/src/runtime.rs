@@ -193,7 +193,7 @@ mod tests {
         for mode in [0o701, 0o710, 0o720, 0o777] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             let error = RuntimeDir::open_or_make(&path).unwrap_err();
-            assert!(error.to_string().contains("chmod 700"), "{error}");
+            assert!(error.to_string().contains("mode 0700"), "{error}");
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
         RuntimeDir::open(Some(&path)).unwrap();
