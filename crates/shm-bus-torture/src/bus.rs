@@ -75,10 +75,10 @@ impl Op {
     /// differs a little each time, make the ones between no different.
     pub fn stride(self) -> usize {
         match self {
-            Op::Publish | Op::PublishRing | Op::Loan | Op::Batch | Op::Transaction | Op::Poll => 1,
-            Op::Evict | Op::Wait | Op::Subscribe | Op::Unsubscribe => 7,
-            Op::Attach | Op::Close => 49,
             Op::Master => 1,
+            Op::Poll => 49,
+            Op::Attach => 499,
+            _ => 7,
         }
     }
 
@@ -103,6 +103,15 @@ fn said<T, E: ToString>(what: &str, result: Result<T, E>) -> Outcome<T> {
     result.map_err(|e| format!("{what}: {}", e.to_string()))
 }
 
+fn scratch_of(pid: u32) -> PathBuf {
+    std::env::temp_dir().join(format!("shm-bus-torture-{pid}"))
+}
+
+/// Removes what a case that did not come to its end has left behind.
+pub fn clear_away(pid: nix::unistd::Pid) {
+    let _ = fs::remove_dir_all(scratch_of(pid.as_raw() as u32));
+}
+
 /// A private runtime directory.
 struct Scratch {
     path: PathBuf,
@@ -112,7 +121,7 @@ struct Scratch {
 
 impl Scratch {
     fn new() -> Outcome<Self> {
-        let path = std::env::temp_dir().join(format!("shm-bus-torture-{}", std::process::id()));
+        let path = scratch_of(std::process::id());
         let _ = fs::remove_dir_all(&path);
         said("mkdir", fs::DirBuilder::new().mode(0o700).create(&path))?;
         said("chmod", fs::set_permissions(&path, fs::Permissions::from_mode(0o700)))?;

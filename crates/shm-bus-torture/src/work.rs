@@ -84,7 +84,11 @@ impl Worker<'_> {
             Err(why) => report.write(false, &why),
         })
         .map_err(|e| format!("fork: {e}"))
-        .and_then(|pid| tracee::reap(pid, "the case"));
+        .and_then(|pid| {
+            let ended = tracee::reap(pid, "the case");
+            bus::clear_away(pid);
+            ended
+        });
         let outcome = match (report.read(), ended) {
             (Some(outcome), Ok(())) => outcome,
             (Some(Err(why)), Err(_)) | (_, Err(why)) => Err(why),

@@ -4,43 +4,10 @@ import { mkdtempSync, rmdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { inspect } from "node:util";
-import { Bus, type BusEvents, type Codec, codecs, type Message, ShmBusError } from "../src/index.ts";
-import { encode, failsWith, type Member, scene, small } from "./harness.ts";
+import { Bus, type Codec, codecs, type Message, ShmBusError } from "../src/index.ts";
+import { encode, eventually, failsWith, type Member, peersAre, scene, small } from "./harness.ts";
 import { Inbox } from "./inbox.ts";
-
-type EventName = "attached" | "departed" | "joined" | "left" | "evicted" | "master";
-
-/** All membership events of a bus, as they come. */
-class Events {
-  readonly seen: {
-    name: EventName;
-    stamp: number;
-    address: string | undefined;
-    groups?: readonly string[];
-  }[] = [];
-  #onEvent = () => {};
-
-  constructor(bus: Bus) {
-    const names: EventName[] = ["attached", "departed", "joined", "left", "evicted", "master"];
-    for (const name of names) {
-      bus.on(name, (event: BusEvents[EventName][0]) => {
-        this.seen.push({ name, ...event });
-        this.#onEvent();
-      });
-    }
-  }
-
-  /** Waits for an event. */
-  async of(name: EventName, address: string): Promise<(typeof this.seen)[number]> {
-    for (;;) {
-      const event = this.seen.find((one) => one.name === name && one.address === address);
-      if (event !== undefined) return event;
-      await new Promise<void>((resolve) => {
-        this.#onEvent = resolve;
-      });
-    }
-  }
-}
+import { Watch } from "./watch.ts";
 
 describe("messages", () => {
   scene("tell where they come from, where they went and when", async (scene) => {
@@ -260,7 +227,7 @@ describe("checked leases", () => {
 describe("subscriptions", () => {
   scene("are closed by leaving the loop", async (scene) => {
     const bus = await scene.attach();
-    const left = new Events(bus);
+    const watch = await Watch.begin(bus);
     const subscription = await bus.subscribe("g");
     for (const text of ["one", "two", "three"]) bus.publish("g", encode(text));
     const texts: string[] = [];
@@ -270,7 +237,7 @@ describe("subscriptions", () => {
     }
     assert.deepEqual(texts, ["one", "two"]);
     assert.equal(subscription.closed, true);
-    assert.deepEqual((await left.of("left", bus.address)).groups, ["g"]);
+    await eventually(() => watch.seen.some(({ name, groups }) => name === "left" && groups?.join() === "g"));
     assert.deepEqual(bus.peers()[0]?.groups, []);
     bus.publish("g", encode("to nobody"));
 
@@ -379,7 +346,7 @@ describe("signals", () => {
 
   scene("end an attach that waits", async (scene) => {
     const stopped = await scene.join();
-    process.kill(stopped.pid, "SIGSTOP");
+    await stopped.pause();
     try {
       const controller = new AbortController();
       const attaching = scene.attach("test", { signal: controller.signal, timeout: 500 });
@@ -387,27 +354,17 @@ describe("signals", () => {
       await assert.rejects(attaching, isReason);
       await assert.rejects(scene.attach("test", { signal: AbortSignal.abort(reason) }), isReason);
     } finally {
-      process.kill(stopped.pid, "SIGCONT");
+      stopped.resume();
     }
     const bus = await scene.attach();
-    const events = new Events(bus);
-    await bus.createGroup("g");
     // The one that was given up comes and goes, or never comes.
-    const late = bus.peers().find(({ address, pid }) => address !== bus.address && pid === process.pid);
-    if (late !== undefined) await events.of("departed", late.address);
-    assert.deepEqual(
-      bus
-        .peers()
-        .map(({ pid }) => pid)
-        .sort(),
-      [stopped.pid, process.pid].sort(),
-    );
+    await peersAre(bus, [stopped.address, bus.address]);
   });
 
   scene("end a subscribe and a createGroup that wait", async (scene) => {
     const master = await scene.join();
     const bus = await scene.attach();
-    process.kill(master.pid, "SIGSTOP");
+    await master.pause();
     try {
       const controller = new AbortController();
       const { signal } = controller;
@@ -420,7 +377,7 @@ describe("signals", () => {
       await assert.rejects(bus.subscribe("i", short), failsWith("ERR_SHM_BUS_NO_MASTER"));
       await assert.rejects(bus.createGroup("i", short), failsWith("ERR_SHM_BUS_NO_MASTER"));
     } finally {
-      process.kill(master.pid, "SIGCONT");
+      master.resume();
     }
     const inbox = new Inbox(await bus.subscribe("g"));
     bus.publish("g", encode("x"));
@@ -451,7 +408,7 @@ describe("signals", () => {
 describe("events", () => {
   scene("tell who comes, joins, leaves and goes, in the order of their stamps", async (scene) => {
     const bus = await scene.attach();
-    const events = new Events(bus);
+    const events = await Watch.begin(bus);
     await bus.createGroup("known");
     const one = await scene.join();
     await one.call.subscribe("s", ["g", one.address]);
@@ -459,8 +416,8 @@ describe("events", () => {
     const two = await scene.join();
     await one.end();
     await two.kill();
-    await events.of("departed", one.address);
-    await events.of("departed", two.address);
+    await events.of({ name: "departed", address: one.address });
+    await events.of({ name: "departed", address: two.address });
     const of = (address: string) => events.seen.filter((event) => event.address === address);
     assert.deepEqual(
       of(one.address).map(({ name }) => name),
@@ -471,8 +428,10 @@ describe("events", () => {
       ["attached", "departed"],
     );
     const [attached, joined, left, departed] = of(one.address);
-    const { pid, uid, gid } = attached as unknown as BusEvents["attached"][0];
-    assert.deepEqual([pid, uid, gid], [one.pid, process.getuid?.(), process.getgid?.()]);
+    assert.deepEqual(
+      [attached?.pid, attached?.uid, attached?.gid],
+      [one.pid, process.getuid?.(), process.getgid?.()],
+    );
     assert.deepEqual(
       [joined?.groups, left?.groups],
       [
@@ -491,7 +450,7 @@ describe("events", () => {
 
   scene("are the same for everyone", async (scene) => {
     const watchers = await scene.joinMany(3);
-    for (const one of watchers) await one.call.listen("attached", "joined", "left", "departed");
+    for (const one of watchers) await one.call.watch();
     // A first event that all of them see.
     const mark = await scene.attach();
     const bus = await scene.attach();
@@ -516,17 +475,15 @@ describe("events", () => {
   scene("tell of a new master", async (scene) => {
     const first = await scene.join();
     const bus = await scene.attach();
-    const events = new Events(bus);
+    const events = await Watch.begin(bus);
     const inbox = new Inbox(await bus.subscribe("g"));
     await first.end();
-    await events.of("master", bus.address);
+    await events.of({ name: "master", address: bus.address });
     assert.equal(bus.isMaster, true);
     bus.publish("g", encode("on"));
     assert.deepEqual(await inbox.texts(1), ["on"]);
-    assert.deepEqual(
-      bus.peers().map(({ address, master }) => [address, master]),
-      [[bus.address, true]],
-    );
+    await peersAre(bus, [bus.address]);
+    assert.equal(bus.peers()[0]?.master, true);
   });
 
   scene("close is told once", async (scene) => {

@@ -463,12 +463,12 @@ describe("bad input", () => {
 
   scene("nobody answers", async (scene) => {
     const stopped = await scene.join();
-    process.kill(stopped.pid, "SIGSTOP");
+    await stopped.pause();
     try {
       const options = { timeout: 100 };
       await assert.rejects(scene.attach("test", options), failsWith("ERR_SHM_BUS_NO_MASTER"));
     } finally {
-      process.kill(stopped.pid, "SIGCONT");
+      stopped.resume();
     }
     await scene.attach();
   });

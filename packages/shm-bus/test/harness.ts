@@ -19,6 +19,31 @@ const childDeadline = 60_000;
 
 export const encode = (text: string): Uint8Array<ArrayBuffer> => new TextEncoder().encode(text);
 
+/** Waits for what has to become true without an event that tells so. */
+export async function eventually(condition: () => boolean): Promise<void> {
+  const deadline = performance.now() + childDeadline;
+  while (!condition()) {
+    assert.ok(performance.now() < deadline, `never came true: ${condition.toString()}`);
+    await new Promise((resolve) => {
+      setImmediate(resolve);
+    });
+  }
+}
+
+/** Waits until these are the attachments on the bus: the master writes the directory after it has told of a change. */
+export function peersAre(bus: Bus, addresses: readonly string[]): Promise<void> {
+  const wanted = addresses.toSorted().join();
+  return eventually(
+    () =>
+      wanted ===
+      bus
+        .peers()
+        .map(({ address }) => address)
+        .sort()
+        .join(),
+  );
+}
+
 /** An error that a child reported. */
 export class RemoteError extends Error {
   readonly code: string | undefined;
@@ -74,6 +99,19 @@ export class Child {
   /** What it has printed. */
   get output(): string {
     return this.#output;
+  }
+
+  /** Stops it: when this returns, none of its threads runs. */
+  async pause(): Promise<void> {
+    this.process.kill("SIGSTOP");
+    const tasks = `/proc/${this.pid}/task`;
+    const isStopped = (task: string) => readFileSync(`${tasks}/${task}/stat`, "utf8").includes(") T ");
+    await eventually(() => readdirSync(tasks).every(isStopped));
+  }
+
+  /** Lets it go on. */
+  resume(): void {
+    this.process.kill("SIGCONT");
   }
 
   kill(): Promise<Ending> {
@@ -251,15 +289,14 @@ export class Scene {
     assert.deepEqual(holdings(), this.#before, "open files and maps");
   }
 
-  /** Waits until the collector has let go of what the test used. */
+  /** Lets the collector let go of what the test used. */
   async #settle(): Promise<void> {
-    const deadline = performance.now() + 10_000;
-    while (!isDeepStrictEqual(holdings(), this.#before) && performance.now() < deadline) {
+    const settled = () => {
       collectGarbage();
-      await new Promise((resolve) => {
-        setImmediate(resolve);
-      });
-    }
+      return isDeepStrictEqual(holdings(), this.#before);
+    };
+    // What is left is told by the assertion.
+    await eventually(settled).catch(() => {});
   }
 
   /** After a failure: nobody is left to disturb the next test. */

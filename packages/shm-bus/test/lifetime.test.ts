@@ -3,33 +3,20 @@ import { spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
-import type { Bus, BusEvents } from "../src/index.ts";
-import { encode, failsWith, type Member, publishSoon, scene, type Scene, small } from "./harness.ts";
+import type { BusEvents } from "../src/index.ts";
+import {
+  encode,
+  failsWith,
+  type Member,
+  peersAre,
+  publishSoon,
+  scene,
+  type Scene,
+  small,
+} from "./harness.ts";
 import { Inbox } from "./inbox.ts";
 import type { WorkerTask } from "./fixtures/worker.ts";
-
-/** The departures that a bus sees, each awaited by its address. */
-class Departures {
-  readonly #seen = new Map<string | undefined, BusEvents["departed"][0]>();
-  #onEvent = () => {};
-
-  constructor(bus: Bus) {
-    bus.on("departed", (event) => {
-      this.#seen.set(event.address, event);
-      this.#onEvent();
-    });
-  }
-
-  async of(address: string): Promise<BusEvents["departed"][0]> {
-    for (;;) {
-      const event = this.#seen.get(address);
-      if (event !== undefined) return event;
-      await new Promise<void>((resolve) => {
-        this.#onEvent = resolve;
-      });
-    }
-  }
-}
+import { Watch } from "./watch.ts";
 
 /** Starts a worker with an attachment of its own: the worker, and its address. */
 async function startWorker(
@@ -142,27 +129,24 @@ describe("lifetime", () => {
 
     scene("can be terminated while they wait, and others see it", async (scene) => {
       const bus = await scene.attach();
-      const departures = new Departures(bus);
+      const watch = await Watch.begin(bus);
       const workers = await Promise.all(Array.from({ length: 3 }, () => startWorker(scene, "block")));
       await Promise.all(workers.map(({ worker }) => worker.terminate()));
-      for (const { address } of workers) await departures.of(address);
-      assert.deepEqual(
-        bus.peers().map(({ address }) => address),
-        [bus.address],
-      );
+      for (const { address } of workers) await watch.of({ name: "departed", address });
+      await peersAre(bus, [bus.address]);
       const next = await startWorker(scene, "block");
       await next.worker.terminate();
-      await departures.of(next.address);
+      await watch.of({ name: "departed", address: next.address });
     });
 
     scene("can be the master, and be terminated", async (scene) => {
       const first = await startWorker(scene, "block");
       assert.equal(first.address, "0:0");
       const bus = await scene.attach();
-      const departures = new Departures(bus);
+      const watch = await Watch.begin(bus);
       await bus.createGroup("g");
       await first.worker.terminate();
-      await departures.of("0:0");
+      await watch.of({ name: "departed", address: "0:0" });
       const inbox = new Inbox(await bus.subscribe("g"));
       bus.publish("g", encode("on"));
       assert.deepEqual(await inbox.texts(1), ["on"]);
@@ -196,16 +180,13 @@ describe("lifetime", () => {
 
     scene("that call process.exit leave the bus", async (scene) => {
       const bus = await scene.attach();
-      const departures = new Departures(bus);
+      const watch = await Watch.begin(bus);
       const child = await scene.join();
       await child.call.subscribe("g", ["g", child.address]);
       child.ask("exit", 3);
       await child.expect(3);
-      await departures.of(child.address);
-      assert.deepEqual(
-        bus.peers().map(({ address }) => address),
-        [bus.address],
-      );
+      await watch.of({ name: "departed", address: child.address });
+      await peersAre(bus, [bus.address]);
     });
 
     scene("that call process.exit as the only ones leave nothing that is in the way", async (scene) => {
@@ -228,7 +209,7 @@ describe("lifetime", () => {
         ];
         const [master, publisher, reader, witness] = members;
         const dying = { master, publisher, reader }[victim];
-        await witness.call.listen("departed", "master");
+        await witness.call.watch();
         await witness.call.subscribe("g", ["g", witness.address]);
         await reader.call.subscribe("g", "g");
         // It dies with work in its hands: messages that nobody has read yet, or that it has not read itself.
@@ -281,12 +262,12 @@ describe("lifetime", () => {
       const bus = await scene.attach();
       const child = await scene.join();
       await child.call.subscribe("g", "g", { deadline: 10_000 });
-      process.kill(child.pid, "SIGSTOP");
+      await child.pause();
       let sent = 0;
       assert.throws(() => {
         for (; ; sent++) bus.publish("g", encode(`${sent}`));
       }, failsWith("ERR_SHM_BUS_WOULD_BLOCK"));
-      process.kill(child.pid, "SIGCONT");
+      child.resume();
       const got = await child.call.take("g", sent);
       assert.deepEqual(
         got.map(({ text }) => text),
