@@ -112,6 +112,19 @@ pub fn clear_away(pid: nix::unistd::Pid) {
     let _ = fs::remove_dir_all(scratch_of(pid.as_raw() as u32));
 }
 
+/// The same for the cases of a run that was killed as a whole.
+pub fn clear_after_the_dead() {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix("shm-bus-torture-"));
+        if let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok())
+            && !PathBuf::from(format!("/proc/{pid}")).exists()
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// A private runtime directory.
 struct Scratch {
     path: PathBuf,

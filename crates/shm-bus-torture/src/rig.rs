@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::Outcome;
+use crate::bus;
 use crate::mini::Mutation;
 use crate::options::{Options, USAGE};
 use crate::table::{self, Row};
@@ -49,6 +50,7 @@ pub fn main() -> i32 {
         eprintln!("shm-bus-torture: a process may not trace its child here: {why}");
         return NOT_HERE;
     }
+    bus::clear_after_the_dead();
     let start = Instant::now();
     let rows = match run(&options, &chosen) {
         Ok(rows) => rows,
