@@ -353,11 +353,10 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
     try {
       await this.#native.close(5000);
     } catch (error) {
-      // The master is away: it learns of the departure from the member table when the attachment goes.
-      const translatedError = fromNative(error);
-      if (!(translatedError instanceof ShmBusError && translatedError.code === "ERR_SHM_BUS_NO_MASTER")) {
-        throw translatedError;
-      }
+      // The master is away, or the attachment is being closed: then its departure takes the memberships back.
+      const failure = fromNative(error);
+      const code = failure instanceof ShmBusError ? failure.code : undefined;
+      if (code !== "ERR_SHM_BUS_NO_MASTER" && code !== "ERR_SHM_BUS_CLOSED") throw failure;
     }
   }
 
