@@ -379,6 +379,14 @@ impl NativeBus {
         }
     }
 
+    /// Signals the own eventfd: the loop calls `wake` in its next turn.
+    #[napi]
+    pub fn nudge(&self) {
+        if let Ok(bus) = self.bus() {
+            bus.nudge();
+        }
+    }
+
     /// Empties the eventfd, so that the loop does not see an old signal.
     #[napi]
     pub fn drain_wakes(&self) {

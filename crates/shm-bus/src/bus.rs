@@ -189,6 +189,11 @@ impl Bus {
         self.drain_wakes();
     }
 
+    /// Signals the attachment's own eventfd, as a publisher does.
+    pub fn nudge(&self) {
+        let _ = self.shared.own.eventfd.signal();
+    }
+
     /// Empties the eventfd.
     pub fn drain_wakes(&self) {
         let _ = self.shared.own.eventfd.drain();

@@ -57,15 +57,16 @@ export class Scheduler {
     this.#start();
     this.#referenced += by;
     this.#native.keepAlive(this.#referenced > 0);
-    if (this.#referenced > 0) this.#turn?.ref();
-    else this.#turn?.unref();
+    if (this.#referenced === 0 && this.#turn !== undefined) {
+      this.#cancel();
+      this.#plan();
+    }
   }
 
   stop(): void {
     this.#consumers.clear();
     this.#wakeListeners.clear();
-    if (this.#turn !== undefined) clearImmediate(this.#turn);
-    this.#turn = undefined;
+    this.#cancel();
   }
 
   #start(): void {
@@ -81,13 +82,24 @@ export class Scheduler {
     this.#deliver();
   }
 
+  /**
+   * Delivers in the next turn of the loop. Where that is no reason to keep the process alive, by the eventfd: an
+   * immediate that is unreferenced runs only when something else ends the loop's sleep.
+   */
   #plan(): void {
-    if (this.#turn !== undefined) return;
-    this.#turn = setImmediate(() => {
-      this.#turn = undefined;
-      this.#deliver();
-    });
-    if (this.#referenced === 0) this.#turn.unref();
+    if (this.#referenced === 0) {
+      this.#native.nudge();
+    } else {
+      this.#turn ??= setImmediate(() => {
+        this.#turn = undefined;
+        this.#deliver();
+      });
+    }
+  }
+
+  #cancel(): void {
+    if (this.#turn !== undefined) clearImmediate(this.#turn);
+    this.#turn = undefined;
   }
 
   #deliver(): void {

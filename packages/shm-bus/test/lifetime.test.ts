@@ -110,6 +110,21 @@ describe("lifetime", () => {
     });
   });
 
+  for (const wait of ["spin", "park"] as const) {
+    scene(`what does not keep the process alive is delivered while it lives: ${wait}`, async (scene) => {
+      const bus = await scene.attach("test", { wait });
+      const subscription = (await bus.subscribe("g")).unref();
+      const arrivals: (() => void)[] = [];
+      subscription.onMessages(() => arrivals.shift()?.());
+      for (let n = 0; n < 200; n++) {
+        // Nothing else wakes the loop but, every few seconds, the collector, and in the end the test's deadline.
+        const arrived = new Promise<void>((resolve) => arrivals.push(resolve));
+        bus.publish("g", encode(`${n}`));
+        await arrived;
+      }
+    });
+  }
+
   describe("worker threads", () => {
     scene("attach at the same time, wait and answer", async (scene) => {
       const bus = await scene.attach();
