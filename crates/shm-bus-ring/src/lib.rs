@@ -35,6 +35,10 @@ mod reader;
 mod sequencer;
 mod sleep;
 mod slot;
+pub mod snapshot;
+mod space;
+mod term;
+mod wake;
 
 pub use atomic::{AcquireRelease, Ordering, fence};
 pub use bucket::{Bucket, BucketSet};
@@ -49,3 +53,5 @@ pub use reader::{Frame, MAX_DESTINATIONS, Place, Reader, Sender, Senders, Step, 
 pub use sequencer::{Found, Sequencer, Spoiled};
 pub use sleep::{SleepKind, Sleepers};
 pub use slot::SlotWord;
+pub use term::{Control, Fenced};
+pub use wake::{Sleeper, Waker};

@@ -13,6 +13,7 @@ use core::ops::Deref;
 use crate::atomic::Ordering;
 
 /// Bytes of a header entry.
+#[cfg(not(loom))]
 const ENTRY: usize = crate::layout::payload::ENTRY_BYTES as usize;
 
 #[cfg(not(loom))]

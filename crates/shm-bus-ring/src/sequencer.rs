@@ -8,7 +8,7 @@
 use core::fmt;
 
 use crate::atomic::{AcquireRelease, Ordering, fence_after_rmw};
-use crate::layout::{LAYOUT_VERSION, MAX_ATTACHMENTS, SEQUENCER_MAGIC, sequencer as at, sequencer_bytes};
+use crate::layout::{LAYOUT_VERSION, SEQUENCER_MAGIC, sequencer as at, sequencer_bytes};
 use crate::member::Members;
 use crate::memory::Region;
 use crate::names::AttachmentId;
@@ -256,67 +256,6 @@ impl Sequencer {
         at::HINT
     }
 
-    /// Offset of the futex word that publishers waiting for space sleep on.
-    pub fn space_futex_offset(&self) -> u64 {
-        at::SPACE
-    }
-
-    /// The master's term and the id that holds the role.
-    pub fn term(&self) -> (u64, AttachmentId) {
-        let word = self.region.load(at::TERM, Ordering::SeqCst);
-        (word >> 16, AttachmentId(word as u16))
-    }
-
-    /// Takes the role for `id`: the next term, if `seen` is still the present one.
-    pub fn take_term(&self, seen: (u64, AttachmentId), id: AttachmentId) -> Result<u64, (u64, AttachmentId)> {
-        let word = |(term, id): (u64, AttachmentId)| term << 16 | u64::from(id.0);
-        let next = (seen.0 + 1, id);
-        self.region
-            .compare_exchange(at::TERM, word(seen), word(next), Ordering::SeqCst, Ordering::SeqCst)
-            .map(|_| next.0)
-            .map_err(|w| (w >> 16, AttachmentId(w as u16)))
-    }
-
-    /// The control word: unchanged and not busy means that no control record entered the order since it was loaded.
-    #[inline(always)]
-    pub fn control(&self) -> u64 {
-        self.region.load(at::CONTROL, Ordering::SeqCst)
-    }
-
-    /// Whether a control record may be between its announcement and its slot.
-    #[inline(always)]
-    pub fn control_busy(control: u64) -> bool {
-        control & 0xFF != 0
-    }
-
-    /// The low 24 bits of the term that a control word belongs to.
-    pub fn control_term(control: u64) -> u64 {
-        control >> 40
-    }
-
-    /// Announces a control record of `term` before its slot is tried. A word of a later term stays as it is.
-    pub fn announce_control(&self, term: u64) {
-        self.step_control(term, |count| (count.wrapping_add(1), 1));
-    }
-
-    /// Says that the announced record is in the order.
-    pub fn settle_control(&self, term: u64) {
-        self.step_control(term, |count| (count, 0));
-    }
-
-    fn step_control(&self, term: u64, step: impl Fn(u32) -> (u32, u64)) {
-        let term = term & 0xFF_FFFF;
-        let mut word = self.control();
-        while word >> 40 <= term {
-            let (count, busy) = step((word >> 8) as u32);
-            let next = term << 40 | u64::from(count) << 8 | busy;
-            match self.region.compare_exchange(at::CONTROL, word, next, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) => return,
-                Err(newer) => word = newer,
-            }
-        }
-    }
-
     /// How long the ring has been full at `stamp`, in milliseconds, `now` being the monotonic clock in milliseconds.
     /// The first who finds it full at that stamp starts the count.
     pub fn full_for(&self, stamp: u64, now: u64) -> u64 {
@@ -334,42 +273,6 @@ impl Sequencer {
             }
             Err(_) => 0,
         }
-    }
-
-    /// Whether a publisher of some attachment waits for space. Call after a cursor was stored, with a fence between
-    /// (SYNC space).
-    #[inline]
-    pub fn space_wanted(&self) -> bool {
-        (0..self.members().high().div_ceil(64)).any(|w| self.space_waiters(w) != 0)
-    }
-
-    /// Word `index` (64 ids) of those who wait for space.
-    #[inline(always)]
-    pub fn space_waiters(&self, index: usize) -> u64 {
-        self.region.load(at::SPACE_WAITERS + 8 * index as u64, Ordering::Relaxed)
-    }
-
-    /// Sets or clears the bit of a publisher that waits for space. The waiter sets it, fences, loads
-    /// [`Sequencer::space`], tries once more and only then waits.
-    pub fn wait_for_space(&self, id: AttachmentId, waiting: bool) {
-        let offset = at::SPACE_WAITERS + 8 * (id.index() % MAX_ATTACHMENTS / 64) as u64;
-        let bit = 1u64 << (id.0 % 64);
-        if waiting {
-            self.region.fetch_or(offset, bit, Ordering::SeqCst);
-            fence_after_rmw();
-        } else {
-            self.region.fetch_and(offset, !bit, Ordering::SeqCst);
-        }
-    }
-
-    /// The space word.
-    pub fn space(&self) -> u64 {
-        self.region.load(at::SPACE, Ordering::SeqCst)
-    }
-
-    /// Counts a release of space, before the waiters are woken.
-    pub fn release_space(&self) {
-        self.region.fetch_add(at::SPACE, 1, Ordering::SeqCst);
     }
 
     /// The memory itself, for futex calls on it.
@@ -432,19 +335,6 @@ mod tests {
         assert_eq!(Sequencer::open(region.clone()).err(), Some(Spoiled::SlotCount(4096)));
         region.store(at::VERSION, 2, Ordering::Relaxed);
         assert_eq!(Sequencer::open(region).err(), Some(Spoiled::Version(2)));
-    }
-
-    #[test]
-    fn the_role_changes_hands_once_a_term() {
-        let s = sequencer();
-        assert_eq!(s.take_term((0, AttachmentId(0)), AttachmentId(3)), Ok(1));
-        assert_eq!(s.take_term((0, AttachmentId(0)), AttachmentId(4)), Err((1, AttachmentId(3))));
-        s.announce_control(1);
-        assert!(Sequencer::control_busy(s.control()));
-        s.settle_control(1);
-        let settled = s.control();
-        s.announce_control(0);
-        assert_eq!(s.control(), settled, "a stale term moves nothing");
     }
 
     #[test]

@@ -16,7 +16,7 @@
 
 use crate::atomic::{Ordering, fence_after_rmw};
 use crate::bucket::{Bucket, BucketSet};
-use crate::layout::{ID_WORDS, MAX_ATTACHMENTS, sequencer as at};
+use crate::layout::{ID_WORDS, MAX_ATTACHMENTS, payload, sequencer as at};
 use crate::member::Members;
 use crate::memory::Region;
 use crate::names::AttachmentId;
@@ -66,8 +66,17 @@ impl<'a> Sleepers<'a> {
         (id.index() % MAX_ATTACHMENTS / 64, 1 << (id.0 % 64))
     }
 
-    /// Announces that `id` goes to sleep for frames of `set`. After this the sleeper loads the hint, looks once more
-    /// and only then sleeps.
+    /// Goes to sleep for frames of `set`: counts the sleep in the sleeper's own page, sets its bits, and gives the hint
+    /// to sleep on. The sleeper looks once more and only then sleeps.
+    pub fn fall_asleep(&self, own: &Region, id: AttachmentId, set: &BucketSet, kind: SleepKind) -> u64 {
+        // Before the bits: who sees them and an old count has woken this sleep already.
+        own.count(payload::SLEEP_EPOCH, 1);
+        self.enter(id, set, kind);
+        // Before the last look: a hint that is raised in between ends the sleep at once.
+        self.region.load(at::HINT, Ordering::SeqCst)
+    }
+
+    /// Announces that `id` goes to sleep for frames of `set`, in a sleep that was counted before.
     pub fn enter(&self, id: AttachmentId, set: &BucketSet, kind: SleepKind) {
         let (word, bit) = Self::bit(id);
         let pollers = at::POLLERS + 8 * word as u64;

@@ -9,7 +9,6 @@ use loom_common::{Bus, bucket, model, set};
 use shm_bus_ring::layout::sequencer;
 use shm_bus_ring::{
     AttachmentId, Kind, LaneKind, Ordering, PublishError, Reader, ReaderState, Sequencer, SleepKind, Stamp,
-    fence,
 };
 
 const NONE: (ReaderState, u64) = (ReaderState::None, 0);
@@ -185,6 +184,8 @@ enum SpaceRule {
     TryFirst,
     /// The reader does not fence between its cursor and the bits.
     Unfenced,
+    /// The reader looks at the bits before it stores its cursor.
+    LookFirst,
 }
 
 /// The only header holds a frame that the reader is about to pass.
@@ -196,12 +197,21 @@ fn space(rule: SpaceRule) {
         let futex = Futex::new();
         let (there, waker) = (bus.clone(), futex.clone());
         let reader = thread::spawn(move || {
-            there.store_cursor(1, 2);
-            if rule != SpaceRule::Unfenced {
-                fence(Ordering::SeqCst);
-            }
-            if there.sequencer.space_wanted() {
-                there.sequencer.release_space();
+            let s = &there.sequencer;
+            let wanted = match rule {
+                SpaceRule::Unfenced => {
+                    there.store_cursor(1, 2);
+                    s.space_waiters(0) != 0
+                }
+                SpaceRule::LookFirst => {
+                    let wanted = s.space_waiters(0) != 0;
+                    there.store_cursor(1, 2);
+                    wanted
+                }
+                _ => s.store_cursor(&there.own[1], 2),
+            };
+            if wanted {
+                s.release_space();
                 waker.wake();
             }
         });
@@ -254,6 +264,12 @@ fn a_space_word_loaded_after_the_last_try_loses_a_release() {
 #[should_panic = "a release was lost"]
 fn a_last_try_before_the_bit_loses_a_release() {
     space(SpaceRule::TryFirst);
+}
+
+#[test]
+#[should_panic = "a release was lost"]
+fn a_look_for_waiters_before_the_cursor_is_stored_loses_a_release() {
+    space(SpaceRule::LookFirst);
 }
 
 #[test]

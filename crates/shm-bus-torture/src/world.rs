@@ -7,7 +7,7 @@ use shm_bus_ring::layout::{payload, sequencer_bytes};
 use shm_bus_ring::{
     Address, AttachState, AttachmentId, Bucket, BucketSet, Frame, Full, Geometry, Kind, Lane, LaneKind,
     MemberWord, Message, Ordering, Owner, Peers, Policy, PublishError, Reader, ReaderState, Region, Sender,
-    Senders, Sequencer, Stamp, Step, View, fence, intact,
+    Senders, Sequencer, Stamp, Step, View, intact,
 };
 
 use crate::Outcome;
@@ -368,9 +368,7 @@ impl World {
     /// Stores the cursor and lets those go on who wait for room.
     pub fn store_cursor(&self, id: usize) {
         let (own, position) = (&self.members[id].own, self.members[id].reader.position());
-        own.store(payload::CURSOR, position, Ordering::Release);
-        fence(Ordering::SeqCst);
-        if self.sequencer.space_wanted() {
+        if self.sequencer.store_cursor(own, position) {
             self.sequencer.release_space();
             let _ = self.space.wake(u32::MAX, u32::MAX);
         }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shm_bus_os::clock;
-use shm_bus_ring::{Address, Bucket, Full, Kind, Lane, LaneKind, Loan, Message, PublishError, Stamp};
+use shm_bus_ring::{Address, Bucket, Full, Kind, Lane, LaneKind, Loan, Message, PublishError, Stamp, Waker};
 
 use crate::error::{BusError, Result};
 use crate::overload::Stall;
 use crate::replica::Replica;
-use crate::shared::{MappedPeers, Shared, Waker};
+use crate::shared::{MappedPeers, Shared};
 
 /// The most destinations of one transaction.
 pub const MAX_DESTINATIONS: usize = shm_bus_ring::MAX_DESTINATIONS as usize;

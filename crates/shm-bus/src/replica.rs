@@ -5,7 +5,9 @@
 
 use std::sync::PoisonError;
 
-use shm_bus_ring::{AttachmentId, Bucket, BucketSet, Reader, Senders, Sequencer, Stamp, Step, intact};
+use shm_bus_ring::{
+    AttachmentId, Bucket, BucketSet, Control, Reader, Senders, Sequencer, Stamp, Step, intact,
+};
 
 use crate::directory::Directory;
 use crate::error::{BusError, Result};
@@ -19,7 +21,7 @@ pub(crate) struct Replica {
     /// Every slot below has been looked at.
     applied: u64,
     /// The sequencer's control word when it last proved that nothing is missing; none if it has to be looked at.
-    proven: Option<u64>,
+    proven: Option<Control>,
 }
 
 /// The role-holders' memories: the only ones a control record can come from.
@@ -75,9 +77,7 @@ impl Replica {
                 if stamp.saturating_sub(self.applied) >= half {
                     // The directory is written before the control word is settled: settled in the directory's term,
                     // nothing is in the order that is not in the directory. Else only its master can tell.
-                    let settled = !Sequencer::control_busy(control)
-                        && Sequencer::control_term(control) == self.directory.term & 0xFF_FFFF;
-                    if !settled {
+                    if control.is_busy() || !control.is_of(self.directory.term) {
                         break;
                     }
                     self.applied = stamp;
@@ -85,7 +85,7 @@ impl Replica {
             }
             if self.read_records(shared, stamp) {
                 self.applied = self.applied.max(stamp);
-                self.proven = (!Sequencer::control_busy(control)).then_some(control);
+                self.proven = control.proof();
                 return Ok(());
             }
             self.reload(shared)?;
@@ -99,9 +99,9 @@ impl Replica {
     /// A master writes its directory behind each record, so nothing but its last record can be missing there. If even
     /// that one was overwritten meanwhile, nobody has been answered on it, and whoever asked for it asks the successor.
     /// A directory of an earlier term than the last announced record's is made good by the order alone.
-    pub fn inherit(&mut self, shared: &Shared, stamp: u64, control: u64) -> Result<bool> {
+    pub fn inherit(&mut self, shared: &Shared, stamp: u64, control: Control) -> Result<bool> {
         self.reload(shared)?;
-        let last = Sequencer::control_term(control) == self.directory.term & 0xFF_FFFF;
+        let last = control.is_of(self.directory.term);
         let oldest = (stamp + 1).saturating_sub(shared.sequencer.slot_count());
         let mut complete = self.applied >= oldest;
         let mut senders = Masters { shared, found: None };

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use shm_bus_os::{Channel, Interest, Poller, Received, process};
 use shm_bus_ring::layout::MAX_ATTACHMENTS;
 use shm_bus_ring::{
-    Address, AttachState, AttachmentId, Full, Kind, MemberWord, Message, Policy, PublishError, ReaderState,
+    Address, AttachState, AttachmentId, Fenced, Full, MemberWord, Policy, PublishError, ReaderState, Waker,
 };
 
 use self::departure::Retired;
@@ -26,7 +26,7 @@ use crate::overload::Stall;
 use crate::payload_memory::PeerMemory;
 use crate::record::{Departure, MAX_ADDRESSES, MAX_GROUP_NAME, MemberId, Record, Stamped};
 use crate::replica::Replica;
-use crate::shared::{MappedPeers, Shared, Waker, lock};
+use crate::shared::{MappedPeers, Shared, lock};
 use crate::socket::Socket;
 use crate::subscription::MAX_DEADLINE;
 use crate::wire::{self, Failure, GREETING_BYTES, MAX_DATAGRAM, MAX_NAMES, Reply, Request, WirePolicy};
@@ -44,9 +44,6 @@ const SELF_CHECK: Duration = Duration::from_secs(1);
 /// How long a full ring may hold up the record that begins or ends a reign.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
 const HOUSEKEEPING: Duration = Duration::from_millis(50);
-
-/// The term has passed to somebody else.
-pub(crate) struct Fenced;
 
 /// What follows once a record is in the order.
 enum Then {
@@ -346,39 +343,19 @@ impl Role {
 
     fn put_in_order(&mut self, record: &Record) -> core::result::Result<u64, PublishError<Fenced>> {
         let shared = self.shared.clone();
-        let sequencer = &shared.sequencer;
-        let mut lane = lock(&shared.control_lane);
-        let mut peers = MappedPeers(&shared);
         let bytes = Stamped { term: self.term, record: record.clone() }.encode();
-        let loan = lane.loan(sequencer, &mut peers, bytes.len() as u64)?;
-        lane.write(&loan, 0, &bytes);
-        let message = Message {
-            destinations: &[Address::EVERYONE],
-            topic: 0,
-            descriptors: 0,
-            time: shm_bus_os::clock::monotonic_nanos(),
-        };
-        let frames = [(loan, Kind::Control, message, bytes.len() as u64)];
-        let term = self.term;
-        sequencer.announce_control(term);
-        // I-TERM: after the slot was found and before each swap, or a master that was stopped in between could admit
-        // somebody in a term that is not its own.
-        let fenced = |_| {
-            if sequencer.term().0 == term { Ok(()) } else { Err(Fenced) }
-        };
-        match lane.publish(sequencer, &mut peers, shared.owner(), &frames, fenced) {
-            Ok(published) => {
-                if let Some(bucket) = published.wake {
-                    shared.wake(bucket, published.stamp.0 + 1, &mut self.waker);
-                }
-                Ok(published.stamp.0)
-            }
-            Err(error) => {
-                let [(loan, ..)] = frames;
-                lane.abandon(loan);
-                Err(error)
-            }
+        let published = lock(&shared.control_lane).record(
+            &shared.sequencer,
+            &mut MappedPeers(&shared),
+            shared.owner(),
+            self.term,
+            &bytes,
+            shm_bus_os::clock::monotonic_nanos(),
+        )?;
+        if let Some(bucket) = published.wake {
+            shared.wake(bucket, published.stamp.0 + 1, &mut self.waker);
         }
+        Ok(published.stamp.0)
     }
 
     fn act(&mut self, then: Then, stamp: u64) {

@@ -19,7 +19,6 @@ use shm_bus_ring::{
 
 use self::positions::Positions;
 use self::wake::Sleeping;
-pub(crate) use self::wake::Waker;
 use crate::directory_memory::DirectoryReader;
 use crate::error::{BusError, Result, duplicate_failed};
 use crate::payload_memory::{OwnMemory, PeerMemory};

@@ -53,11 +53,7 @@ impl Shared {
         if self.own.region.load(payload::CURSOR, Memory::Relaxed) == *cursor {
             return;
         }
-        // SYNC release: everything read below the cursor happened before a publisher sees it.
-        self.own.region.store(payload::CURSOR, *cursor, Memory::Release);
-        // SYNC space: the cursor before the look at who waits.
-        fence(Memory::SeqCst);
-        if self.sequencer.space_wanted() {
+        if self.sequencer.store_cursor(&self.own.region, *cursor) {
             self.release_space();
         }
     }

@@ -1,5 +1,7 @@
 //! Sleeping, waking, and waiting for space, as `docs/protocol.md` §6 has it.
 
+use shm_bus_ring::{Sleeper, Waker};
+
 use super::*;
 
 /// Who of this attachment sleeps, and for what.
@@ -9,32 +11,16 @@ pub(super) struct Sleeping {
     pub armed: Option<BucketSet>,
 }
 
-/// What a publishing thread remembers of its wakes: the last sleep of each attachment that it has ended.
-#[derive(Default)]
-pub(crate) struct Waker {
-    last: Vec<Woken>,
-}
+struct Reached(Arc<PeerMemory>);
 
-#[derive(Clone, Copy, Default)]
-struct Woken {
-    generation: u32,
-    epoch: u64,
-    /// The futex bits that were woken; all of them by an eventfd.
-    bits: u32,
-}
+impl Sleeper for Reached {
+    fn page(&self) -> &View {
+        self.0.view()
+    }
 
-impl Waker {
-    fn is_new(&mut self, id: AttachmentId, generation: u32, epoch: u64, bits: u32) -> bool {
-        if self.last.len() <= id.index() {
-            self.last.resize(id.index() + 1, Woken::default());
-        }
-        let woken = &mut self.last[id.index()];
-        if (woken.generation, woken.epoch) != (generation, epoch) {
-            *woken = Woken { generation, epoch, bits: 0 };
-        }
-        let new = bits & !woken.bits != 0;
-        woken.bits |= bits;
-        new
+    fn signal(&self) {
+        // Full or closed: it is awake or gone.
+        let _ = self.0.eventfd().signal();
     }
 }
 
@@ -42,51 +28,19 @@ impl Shared {
     /// Wakes whoever sleeps and is concerned. The hint goes first, past the stamp.
     pub fn wake(&self, bucket: Bucket, tail: u64, waker: &mut Waker) {
         self.sequencer.raise_hint(tail);
-        let sleepers = self.sequencer.sleepers();
-        let futex_bits = bucket.futex_bits();
-        let mut blocked = false;
-        for word in 0..self.sequencer.members().high().div_ceil(64) {
-            let mut bits = sleepers.concerned(bucket, word);
-            if bits == 0 {
-                continue;
-            }
-            // SYNC kind: a sleeper says how it sleeps before it says that it does, so the kind is looked at after.
-            fence(Memory::Acquire);
-            let pollers = sleepers.pollers(word);
-            while bits != 0 {
-                let bit = bits.trailing_zeros();
-                bits &= bits - 1;
-                let id = AttachmentId((word * 64) as u16 + bit as u16);
-                let generation = self.sequencer.members().word(id).generation();
-                let member = MemberId { id: id.0, generation };
-                let peer = self.peers.get(member).or_else(|| {
-                    // A newcomer publishes before it has everyone's eventfd: who cannot be woken now is woken when
-                    // its memory comes.
-                    self.missed_wakes.store(true, Ordering::Relaxed);
-                    fence(Memory::SeqCst);
-                    self.memory_of(member)
-                });
-                let Some(peer) = peer else {
-                    blocked = true;
-                    continue;
-                };
-                let by_eventfd = pollers >> bit & 1 != 0;
-                // One wake a sleep: the sleeper counts its sleeps in its own page (SYNC sleep orders the count before
-                // its last look, so an old count means that look has seen this frame). A futex wake reaches those
-                // whose bitset has this bucket's bit, and only that bit is remembered.
-                let epoch = peer.view().load(payload::SLEEP_EPOCH, Memory::Acquire);
-                if waker.is_new(id, generation, epoch, if by_eventfd { u32::MAX } else { futex_bits }) {
-                    if by_eventfd {
-                        // Full or closed: it is awake or gone.
-                        let _ = peer.eventfd().signal();
-                    } else {
-                        blocked = true;
-                    }
-                }
-            }
-        }
+        let blocked = waker.wake(&self.sequencer, bucket, |id, generation| {
+            let member = MemberId { id: id.0, generation };
+            let peer = self.peers.get(member).or_else(|| {
+                // A newcomer publishes before it has everyone's eventfd: who cannot be woken now is woken when its
+                // memory comes.
+                self.missed_wakes.store(true, Ordering::Relaxed);
+                fence(Memory::SeqCst);
+                self.memory_of(member)
+            });
+            peer.map(Reached)
+        });
         if blocked {
-            let _ = self.hint_word.wake(u32::MAX, futex_bits);
+            let _ = self.hint_word.wake(u32::MAX, bucket.futex_bits());
         }
     }
 
@@ -103,9 +57,7 @@ impl Shared {
             let _ = self.own.eventfd.signal();
             return (self.sequencer.hint() as u32).wrapping_sub(1);
         }
-        self.own.region.count(payload::SLEEP_EPOCH, 1);
-        self.sequencer.sleepers().enter(self.owner().id, buckets, kind);
-        self.sequencer.hint() as u32
+        self.sequencer.sleepers().fall_asleep(&self.own.region, self.owner().id, buckets, kind) as u32
     }
 
     /// Takes the announcement back. What other threads of this attachment sleep for stays.
