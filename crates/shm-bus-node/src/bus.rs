@@ -379,7 +379,7 @@ impl NativeBus {
         }
     }
 
-    /// Signals the own eventfd: the loop calls `wake` in its next turn.
+    /// Rings the own bell: the loop calls `wake` in its next turn.
     #[napi]
     pub fn nudge(&self) {
         if let Ok(bus) = self.bus() {
@@ -387,7 +387,7 @@ impl NativeBus {
         }
     }
 
-    /// Empties the eventfd, so that the loop does not see an old signal.
+    /// Drains the bell, so that the loop does not hear an old ring.
     #[napi]
     pub fn drain_wakes(&self) {
         if let Ok(bus) = self.bus() {

@@ -1,4 +1,4 @@
-//! An eventfd polled by libuv: one kernel wake enters the event loop and calls one JavaScript function.
+//! A bell polled by libuv: one kernel wake enters the event loop and calls one JavaScript function.
 //!
 //! libuv's symbols come from the Node.js executable. The handle lives from [`LoopWaker::start`] until libuv has closed
 //! it; an asynchronous clean-up hook keeps an environment that ends until then.
@@ -76,9 +76,9 @@ pub struct LoopWaker {
 }
 
 impl LoopWaker {
-    /// Starts polling the eventfd of `bus` and calls `callback` on the loop's thread when it is readable.
+    /// Starts polling the bell of `bus` and calls `callback` on the loop's thread when it is readable.
     pub fn start(env: &Env, bus: Arc<Bus>, callback: FunctionRef<(), ()>) -> Result<LoopWaker> {
-        let fd = bus.eventfd().as_raw_fd();
+        let fd = bus.bell().as_raw_fd();
         let uv_loop = env.get_uv_event_loop()?;
         // SAFETY: a pure query.
         let bytes = unsafe { uv_handle_size(UV_POLL) };
@@ -101,7 +101,7 @@ impl LoopWaker {
             drop(unsafe { Box::from_raw(state) });
             return Err(named(
                 "ERR_SHM_BUS_SYSTEM",
-                &format!("the event loop cannot poll an eventfd: error {status}"),
+                &format!("the event loop cannot poll a socket: error {status}"),
             ));
         }
         // SAFETY: an initialised handle; the hook is removed by the close callback, which ends the state.
@@ -141,7 +141,12 @@ impl Drop for LoopWaker {
     }
 }
 
-unsafe extern "C" fn on_readable(handle: *mut UvPoll, _status: c_int, _events: c_int) {
+unsafe extern "C" fn on_readable(handle: *mut UvPoll, status: c_int, _events: c_int) {
+    if status < 0 {
+        // libuv stops polling a socket that reports an error. Reading takes the error away: what it says is not heard.
+        // SAFETY: the handle is not closing, or this callback would not run.
+        unsafe { uv_poll_start(handle, UV_READABLE, on_readable) };
+    }
     // SAFETY: the data was set at the start and lives as long as the handle.
     let state = unsafe { &*uv_handle_get_data(handle).cast::<State>() };
     let env = Env::from_raw(state.env);

@@ -94,7 +94,7 @@ pub enum OsError {
     /// A received fd is not of the kind that was announced.
     #[error("the file descriptor is not {want}")]
     WrongKind {
-        /// What it should be, with its article, e.g. `an eventfd`.
+        /// What it should be, with its article, e.g. `a writable mapping`.
         want: &'static str,
     },
     /// A directory or file is not private to this user.

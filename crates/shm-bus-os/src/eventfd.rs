@@ -1,18 +1,16 @@
-//! A counter in the kernel that wakes an event loop.
+//! A counter in the kernel that wakes another thread of this process.
 
-use std::fs;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, read, write};
 
 use crate::error::{OsError, Result, errno_of};
 
 /// An eventfd, non-blocking and close-on-exec. Readable while its count is not 0.
 ///
-/// Everyone who holds a copy can ring it, drain it and change whether its description blocks; so give one only to the
-/// party that is to ring it.
+/// For the threads of one process. Everyone who holds a copy can drain it, fill it and change whether its description
+/// blocks; what other processes ring is a [`Bell`](crate::Bell).
 #[derive(Debug)]
 pub struct EventFd {
     fd: OwnedFd,
@@ -26,29 +24,6 @@ impl EventFd {
     pub fn new() -> Result<Self> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         Ok(Self { fd: fd.map_err(OsError::at("eventfd2", || "making an eventfd"))? })
-    }
-
-    /// Takes an fd that another process sent, after seeing in procfs (`fdinfo`) that it is an eventfd and counts, rather
-    /// than being a semaphore; sets `O_NONBLOCK` if it is not set.
-    ///
-    /// # Errors
-    /// [`OsError::WrongKind`] (the fd is closed); [`OsError::Syscall`] with `ENOENT` where procfs is not mounted.
-    pub fn from_fd(fd: OwnedFd) -> Result<Self> {
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()));
-        let info = info
-            .map_err(|error| OsError::at("open", || "looking up a received fd in /proc")(errno_of(&error)))?;
-        // Linux 6.4 and newer say which of the two it is.
-        let semaphore = field(&info, "eventfd-semaphore:").is_some_and(|value| value != "0");
-        if field(&info, "eventfd-count:").is_none() || semaphore {
-            return Err(OsError::WrongKind { want: "an eventfd" });
-        }
-        let flags =
-            fcntl_getfl(&fd).map_err(OsError::at("fcntl(F_GETFL)", || "reading the flags of an eventfd"))?;
-        if !flags.contains(OFlags::NONBLOCK) {
-            fcntl_setfl(&fd, flags | OFlags::NONBLOCK)
-                .map_err(OsError::at("fcntl(F_SETFL)", || "making an eventfd non-blocking"))?;
-        }
-        Ok(Self { fd })
     }
 
     /// Adds 1 to the count: `write`. A saturated counter is readable already, so its `EAGAIN` is success.
@@ -105,11 +80,6 @@ impl From<EventFd> for OwnedFd {
     }
 }
 
-/// The value of a line `NAME VALUE` of fdinfo.
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,24 +101,5 @@ mod tests {
         write(&event.fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
         event.signal().unwrap();
         assert_eq!(event.drain().unwrap(), u64::MAX - 1);
-    }
-
-    #[test]
-    fn received_fds_are_checked() {
-        let blocking = eventfd(5, EventfdFlags::CLOEXEC).unwrap();
-        let event = EventFd::from_fd(blocking).unwrap();
-        assert_eq!(event.drain().unwrap(), 5);
-        assert_eq!(event.drain().unwrap(), 0);
-        let file = OwnedFd::from(fs::File::open("/dev/null").unwrap());
-        assert_eq!(EventFd::from_fd(file).unwrap_err(), OsError::WrongKind { want: "an eventfd" });
-        let memory = crate::memfd::create("eventfd-count:", 4096).unwrap();
-        assert!(matches!(EventFd::from_fd(memory), Err(OsError::WrongKind { .. })));
-    }
-
-    #[test]
-    fn a_semaphore_is_refused_where_the_kernel_tells() {
-        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::SEMAPHORE).unwrap();
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap();
-        assert_eq!(EventFd::from_fd(fd).is_err(), info.contains("eventfd-semaphore: 1"));
     }
 }

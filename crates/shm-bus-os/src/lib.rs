@@ -10,8 +10,8 @@
 //! 3. **Safe where it can be.** A [`mapping::Mapping`] owns its range, a [`futex::Word`] keeps its mapping alive, every fd
 //!    is an `OwnedFd`. Memory that other processes write is never lent as `&T` or `&[u8]`: a mapping gives a raw pointer.
 //! 4. **Close-on-exec.** Every fd made or received here is; sockets and eventfds are non-blocking as well.
-//! 5. **Foreign input is checked here**: a received memfd by [`memfd::verify`], a received eventfd by
-//!    [`eventfd::EventFd::from_fd`], a truncated message by [`channel::Channel::recv`].
+//! 5. **Foreign input is checked here**: a received memfd by [`memfd::verify`], a received bell by
+//!    [`bell::Ringer::from_fd`], a truncated message by [`channel::Channel::recv`].
 //!
 //! ```
 //! use std::os::fd::AsFd;
@@ -42,6 +42,7 @@
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("shm-bus runs on 64-bit Linux only");
 
+pub mod bell;
 pub mod channel;
 pub mod clock;
 pub mod error;
@@ -65,6 +66,7 @@ mod forks;
 mod scratch;
 mod words;
 
+pub use bell::{Bell, Ringer};
 pub use channel::{Channel, Listener, Name, Received, Sent};
 pub use error::{OsError, Result};
 pub use eventfd::EventFd;

@@ -48,7 +48,7 @@ pub mod sequencer {
     pub const SPACE: u64 = 4 * LINE;
     /// One bit an id: a publisher of that attachment waits for space.
     pub const SPACE_WAITERS: u64 = 5 * LINE;
-    /// One bit an id: that attachment sleeps in an event loop, on its eventfd, and not on the futex.
+    /// One bit an id: that attachment sleeps in an event loop, until its bell rings, and not on the futex.
     pub const POLLERS: u64 = 6 * LINE;
     /// Sleeper rows: row `b` has one bit an id for those asleep that a frame of bucket `b` concerns. Row 0: those with
     /// too many buckets to list. Row 255: everyone asleep.

@@ -26,8 +26,8 @@ use crate::names::AttachmentId;
 pub enum SleepKind {
     /// Blocked in a futex call on the hint.
     Futex,
-    /// In an event loop that polls its eventfd.
-    EventFd,
+    /// In an event loop that polls its bell.
+    Poll,
 }
 
 /// The row of those who have more buckets than they care to list.
@@ -81,7 +81,7 @@ impl<'a> Sleepers<'a> {
         let (word, bit) = Self::bit(id);
         let pollers = at::POLLERS + 8 * word as u64;
         match kind {
-            SleepKind::EventFd => self.region.fetch_or(pollers, bit, Ordering::SeqCst),
+            SleepKind::Poll => self.region.fetch_or(pollers, bit, Ordering::SeqCst),
             SleepKind::Futex => self.region.fetch_and(pollers, !bit, Ordering::SeqCst),
         };
         // SYNC kind: how it sleeps before that it does.
@@ -155,7 +155,7 @@ mod tests {
         s.members().cover(AttachmentId(70));
         let mut set = BucketSet::control();
         set.insert(Bucket(9));
-        s.sleepers().enter(AttachmentId(70), &set, SleepKind::EventFd);
+        s.sleepers().enter(AttachmentId(70), &set, SleepKind::Poll);
         assert!(s.sleepers().any(Bucket(9)));
         assert!(!s.sleepers().any(Bucket(10)));
         assert!(s.sleepers().any(Bucket::CONTROL) && s.sleepers().any(Bucket::MIXED));

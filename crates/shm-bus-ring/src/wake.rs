@@ -30,7 +30,7 @@ pub struct Waker {
 struct Woken {
     generation: u32,
     epoch: u64,
-    /// The futex bits that were woken; all of them by an eventfd.
+    /// The futex bits that were woken; all of them by a bell.
     bits: u32,
 }
 
@@ -77,11 +77,11 @@ impl Waker {
                     blocked = true;
                     continue;
                 };
-                let by_eventfd = pollers >> bit & 1 != 0;
+                let by_bell = pollers >> bit & 1 != 0;
                 // A futex wake reaches those whose bitset has this bucket's bit, and only that bit is remembered.
                 let epoch = sleeper.page().load(payload::SLEEP_EPOCH, Ordering::Acquire);
-                if self.is_new(id, generation, epoch, if by_eventfd { u32::MAX } else { futex_bits }) {
-                    if by_eventfd {
+                if self.is_new(id, generation, epoch, if by_bell { u32::MAX } else { futex_bits }) {
+                    if by_bell {
                         sleeper.signal();
                     } else {
                         blocked = true;

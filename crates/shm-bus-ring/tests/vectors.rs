@@ -370,7 +370,7 @@ impl Machine {
             "sleep" => {
                 let kind = match step.get("kind").text() {
                     "futex" => SleepKind::Futex,
-                    _ => SleepKind::EventFd,
+                    _ => SleepKind::Poll,
                 };
                 let set = bucket_set(step.get("buckets"));
                 self.sequencer.sleepers().enter(attachment, &set, kind);

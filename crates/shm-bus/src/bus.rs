@@ -172,31 +172,31 @@ impl Bus {
         self.shared.own.geometry
     }
 
-    /// The eventfd that is signalled when something comes for an attachment asleep in an event loop.
-    pub fn eventfd(&self) -> BorrowedFd<'_> {
-        self.shared.own.eventfd.as_fd()
+    /// The bell that rings when something comes for an attachment asleep in an event loop: readable until drained.
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.shared.own.bell.as_fd()
     }
 
     /// Goes to sleep in an event loop, for frames of `buckets`. Look once more afterwards, and [`Bus::disarm`] if
     /// there is something.
     pub fn arm(&self, buckets: &BucketSet) {
-        self.shared.fall_asleep(buckets, SleepKind::EventFd);
+        self.shared.fall_asleep(buckets, SleepKind::Poll);
     }
 
-    /// Wakes up: takes the announcement back and empties the eventfd.
+    /// Wakes up: takes the announcement back and drains the bell.
     pub fn disarm(&self, buckets: &BucketSet) {
-        self.shared.wake_up(buckets, SleepKind::EventFd);
+        self.shared.wake_up(buckets, SleepKind::Poll);
         self.drain_wakes();
     }
 
-    /// Signals the attachment's own eventfd, as a publisher does.
+    /// Rings the attachment's own bell, as a publisher does.
     pub fn nudge(&self) {
-        let _ = self.shared.own.eventfd.signal();
+        let _ = self.shared.own.bell.ringer().ring();
     }
 
-    /// Empties the eventfd.
+    /// Drains the bell.
     pub fn drain_wakes(&self) {
-        let _ = self.shared.own.eventfd.drain();
+        self.shared.own.bell.drain();
     }
 
     /// Announces a blocking sleep for frames of `buckets`, on the futex in the low half of the hint (see

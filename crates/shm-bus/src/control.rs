@@ -175,7 +175,7 @@ impl Control {
         match Channel::connect(&self.name) {
             Ok(channel) => {
                 let again = wire::with_greeting(&Request::Again { member: self.shared.member });
-                let fds = [self.shared.own.fd.as_fd(), self.shared.own.eventfd.as_fd()];
+                let fds = [self.shared.own.fd.as_fd(), self.shared.own.bell.ringer().as_fd()];
                 let ours = channel.peer().is_ok_and(|peer| peer.uid == process::uid());
                 if ours && matches!(channel.send(&again, &fds), Ok(Sent::Done)) {
                     self.attach_channel(channel);

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use shm_bus_os::{Access, EventFd, Guarded, Mapping, OsError, Sealing, memfd, memory};
+use shm_bus_os::{Access, Bell, Guarded, Mapping, OsError, Ringer, Sealing, memfd, memory};
 use shm_bus_ring::{Geometry, Region, View};
 
 use crate::error::{BusError, Result, duplicate_failed};
@@ -15,7 +15,7 @@ pub(crate) struct OwnMemory {
     pub mapping: Arc<Mapping>,
     pub region: Region,
     pub geometry: Geometry,
-    pub eventfd: EventFd,
+    pub bell: Bell,
 }
 
 impl OwnMemory {
@@ -39,7 +39,7 @@ impl OwnMemory {
         let region = mapping.region()?;
         geometry.store(&region);
         memfd::seal(fd.as_fd(), Sealing::Owned)?;
-        Ok(OwnMemory { fd, mapping, region, geometry, eventfd: EventFd::new()? })
+        Ok(OwnMemory { fd, mapping, region, geometry, bell: Bell::new()? })
     }
 }
 
@@ -47,7 +47,7 @@ impl OwnMemory {
 pub struct PeerMemory {
     member: MemberId,
     fd: OwnedFd,
-    eventfd: EventFd,
+    ringer: Ringer,
     mapping: Arc<Mapping>,
     view: View,
     geometry: Geometry,
@@ -55,14 +55,14 @@ pub struct PeerMemory {
 
 impl PeerMemory {
     /// Verifies seals, file system, size and description of a received memfd before anything in it is used.
-    pub(crate) fn open(member: MemberId, fd: OwnedFd, eventfd: OwnedFd) -> Result<Self> {
+    pub(crate) fn open(member: MemberId, fd: OwnedFd, bell: OwnedFd) -> Result<Self> {
         let bytes = memfd::verify(fd.as_fd(), Sealing::Owned, Geometry::MAX_RING_BYTES * 2)?;
         let page =
             Arc::new(Mapping::shared(fd.as_fd(), shm_bus_ring::layout::PAGE as usize, Access::ReadOnly)?);
         let geometry = Geometry::load(&page.view(), bytes)?;
         let mapping = Arc::new(Self::map(fd.as_fd(), geometry)?);
         let view = mapping.view();
-        Ok(PeerMemory { member, fd, eventfd: EventFd::from_fd(eventfd)?, mapping, view, geometry })
+        Ok(PeerMemory { member, fd, ringer: Ringer::from_fd(bell)?, mapping, view, geometry })
     }
 
     fn map(fd: BorrowedFd<'_>, geometry: Geometry) -> Result<Mapping> {
@@ -98,11 +98,11 @@ impl PeerMemory {
     }
 
     pub(crate) fn fds(&self) -> [BorrowedFd<'_>; 2] {
-        [self.fd.as_fd(), self.eventfd.as_fd()]
+        [self.fd.as_fd(), self.ringer.as_fd()]
     }
 
-    pub(crate) fn eventfd(&self) -> &EventFd {
-        &self.eventfd
+    pub(crate) fn ringer(&self) -> &Ringer {
+        &self.ringer
     }
 
     /// Bytes of address space that its map takes.

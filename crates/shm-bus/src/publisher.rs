@@ -327,7 +327,7 @@ impl Publisher {
     }
 
     /// Announces (or takes back) that this publisher waits for space: from then on whoever frees some wakes it, by the
-    /// space futex and by its eventfd. Look at [`Publisher::is_writable`] once more after announcing.
+    /// space futex and by its bell. Look at [`Publisher::is_writable`] once more after announcing.
     pub fn want_space(&self, waiting: bool) {
         self.shared.want_space(waiting);
     }

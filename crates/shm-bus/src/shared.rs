@@ -131,8 +131,8 @@ impl Shared {
         };
         // One sees oneself as the others do.
         let dup = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| duplicate_failed(&e));
-        let (fd, eventfd) = (dup(shared.own.fd.as_fd())?, dup(shared.own.eventfd.as_fd())?);
-        shared.peers.insert(PeerMemory::open(shared.member, fd, eventfd)?);
+        let (fd, bell) = (dup(shared.own.fd.as_fd())?, dup(shared.own.bell.ringer().as_fd())?);
+        shared.peers.insert(PeerMemory::open(shared.member, fd, bell)?);
         Ok(shared)
     }
 
@@ -149,7 +149,7 @@ impl Shared {
         self.closed.store(true, Ordering::Release);
         lock(&self.requests).clear();
         // Whoever sleeps has to hear of it: the event loop, and blocked threads.
-        let _ = self.own.eventfd.signal();
+        let _ = self.own.bell.ringer().ring();
         let _ = self.hint_word.wake(u32::MAX, u32::MAX);
     }
 
@@ -191,15 +191,15 @@ impl Shared {
         match reply {
             Reply::Ring { member } => {
                 let mut fds = fds.into_iter();
-                if let (Some(fd), Some(eventfd)) = (fds.next(), fds.next()) {
+                if let (Some(fd), Some(bell)) = (fds.next(), fds.next()) {
                     // A memory that fails its checks is its owner's loss: its frames are refused as an unknown sender's.
-                    if let Ok(memory) = PeerMemory::open(member, fd, eventfd) {
+                    if let Ok(memory) = PeerMemory::open(member, fd, bell) {
                         self.peers.insert(memory);
                         fence(Memory::SeqCst);
                         if self.missed_wakes.load(Ordering::Relaxed)
                             && let Some(peer) = self.peers.get(member)
                         {
-                            let _ = peer.eventfd().signal();
+                            let _ = peer.ringer().ring();
                         }
                     }
                 }

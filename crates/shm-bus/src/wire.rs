@@ -33,9 +33,9 @@ pub(crate) enum WirePolicy {
 /// From an attachment to the master's role.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Let me in. Behind a greeting, with the payload memfd and the eventfd.
+    /// Let me in. Behind a greeting, with the payload memfd and the bell.
     Hello { protocol: u32 },
-    /// I am still here: to a new master, with the payload memfd and the eventfd.
+    /// I am still here: to a new master, with the payload memfd and the bell.
     Again { member: MemberId },
     /// Give me the addresses of these groups, make those that are missing.
     Open { request: u64, names: Vec<String> },
@@ -58,7 +58,7 @@ pub(crate) enum Reply {
     Welcome { member: MemberId, address: u64, term: u64 },
     /// You are not. Behind a greeting.
     Refused { why: String },
-    /// Somebody's payload memfd and eventfd.
+    /// Somebody's payload memfd and bell.
     Ring { member: MemberId },
     /// That ring is of no more use.
     Forget { member: MemberId },

@@ -42,11 +42,11 @@ fn evicted_at(outcome: Result<usize, BusError>) -> u64 {
     }
 }
 
-/// Whether the attachment's eventfd has been signalled, or is soon.
+/// Whether the attachment's bell has been rung, or is soon.
 #[track_caller]
 fn is_signalled(bus: &Bus) -> bool {
     let poller = Poller::new().unwrap();
-    poller.add(bus.eventfd(), 0, Interest::READ).unwrap();
+    poller.add(bus.bell(), 0, Interest::READ).unwrap();
     let mut events = Vec::new();
     poller.wait(&mut events, Some(LONG)).unwrap();
     !events.is_empty()

@@ -19,8 +19,8 @@ const anyRow = 0;
 const everyoneRow = 255;
 const listed = 16;
 
-/** How a sleeper is woken: by the futex, or by the eventfd that its event loop polls. */
-export type SleepKind = "futex" | "eventfd";
+/** How a sleeper is woken: by the futex, or by the bell that its event loop polls. */
+export type SleepKind = "futex" | "poll";
 
 function rows(set: BucketSet): number[] {
   const buckets = [...set];
@@ -45,7 +45,7 @@ export class Sleepers {
   /** Announces that `id` goes to sleep. After this it loads the hint, looks once more and only then sleeps. */
   enter(id: number, set: BucketSet, kind: SleepKind): void {
     const [index, bit] = [id >>> 5, 1 << (id & 31)];
-    if (kind === "eventfd") Atomics.or(this.#u32, at.pollers / 4 + index, bit);
+    if (kind === "poll") Atomics.or(this.#u32, at.pollers / 4 + index, bit);
     else Atomics.and(this.#u32, at.pollers / 4 + index, ~bit);
     for (const row of rows(set)) Atomics.or(this.#u32, this.#row(row) + index, bit);
   }

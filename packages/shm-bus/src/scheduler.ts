@@ -14,7 +14,7 @@ const spinMilliseconds = 0.02;
 
 /**
  * Delivery through the event loop. While there is something, turns of the loop deliver it; then the attachment
- * announces that it sleeps, looks once more, and leaves the loop idle until its eventfd wakes it.
+ * announces that it sleeps, looks once more, and leaves the loop idle until its bell wakes it.
  */
 export class Scheduler {
   readonly #native: NativeBus;
@@ -83,7 +83,7 @@ export class Scheduler {
   }
 
   /**
-   * Delivers in the next turn of the loop. Where that is no reason to keep the process alive, by the eventfd: an
+   * Delivers in the next turn of the loop. Where that is no reason to keep the process alive, by the bell: an
    * immediate that is unreferenced runs only when something else ends the loop's sleep.
    */
   #plan(): void {

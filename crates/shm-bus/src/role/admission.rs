@@ -35,7 +35,7 @@ impl Role {
         if protocol != spoken {
             return Err(format!("the bus speaks protocol {spoken}, not {protocol}"));
         }
-        let [fd, eventfd] =
+        let [fd, bell] =
             <[OwnedFd; 2]>::try_from(fds).map_err(|fds| format!("{} descriptors instead of 2", fds.len()))?;
         if self.directory.encode().len() as u64 + 64 > MAX_ENCODED {
             return Err("the directory is full".into());
@@ -45,7 +45,7 @@ impl Role {
         let members = self.shared.sequencer.members();
         let before = members.word(AttachmentId(id));
         let member = MemberId { id, generation: before.generation().wrapping_add(1).max(1) };
-        let memory = PeerMemory::open(member, fd, eventfd).map_err(|e| e.to_string())?;
+        let memory = PeerMemory::open(member, fd, bell).map_err(|e| e.to_string())?;
         if memory.geometry().header_count() > self.shared.sequencer.slot_count() / 4 {
             let most = self.shared.sequencer.slot_count() / 4;
             return Err(format!("headers must be at most {most}, a quarter of the bus's slots"));
@@ -107,9 +107,9 @@ impl Role {
         let Some(former) = former.filter(|(_, c)| c.credentials == *credentials).map(|(n, _)| *n) else {
             return Err("no such member".into());
         };
-        if let Ok([fd, eventfd]) = <[OwnedFd; 2]>::try_from(fds)
+        if let Ok([fd, bell]) = <[OwnedFd; 2]>::try_from(fds)
             && self.shared.peers.get(member).is_none()
-            && let Ok(memory) = PeerMemory::open(member, fd, eventfd)
+            && let Ok(memory) = PeerMemory::open(member, fd, bell)
         {
             self.shared.peers.insert(memory);
             for other in self.welcomed() {

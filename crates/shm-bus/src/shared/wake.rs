@@ -20,7 +20,7 @@ impl Sleeper for Reached {
 
     fn signal(&self) {
         // Full or closed: it is awake or gone.
-        let _ = self.0.eventfd().signal();
+        let _ = self.0.ringer().ring();
     }
 }
 
@@ -31,7 +31,7 @@ impl Shared {
         let blocked = waker.wake(&self.sequencer, bucket, |id, generation| {
             let member = MemberId { id: id.0, generation };
             let peer = self.peers.get(member).or_else(|| {
-                // A newcomer publishes before it has everyone's eventfd: who cannot be woken now is woken when its
+                // A newcomer publishes before it has everyone's bell: who cannot be woken now is woken when its
                 // memory comes.
                 self.missed_wakes.store(true, Ordering::Relaxed);
                 fence(Memory::SeqCst);
@@ -50,11 +50,11 @@ impl Shared {
         let mut sleeping = lock(&self.sleeping);
         match kind {
             SleepKind::Futex => sleeping.blocked.push(*buckets),
-            SleepKind::EventFd => sleeping.armed = Some(*buckets),
+            SleepKind::Poll => sleeping.armed = Some(*buckets),
         }
         // The id may be another's by now, and then so are its bits. One that is closed was woken before it slept.
         if self.own_word().is_none() {
-            let _ = self.own.eventfd.signal();
+            let _ = self.own.bell.ringer().ring();
             return (self.sequencer.hint() as u32).wrapping_sub(1);
         }
         self.sequencer.sleepers().fall_asleep(&self.own.region, self.owner().id, buckets, kind) as u32
@@ -69,7 +69,7 @@ impl Shared {
                     sleeping.blocked.swap_remove(index);
                 }
             }
-            SleepKind::EventFd => sleeping.armed = None,
+            SleepKind::Poll => sleeping.armed = None,
         }
         // The id may be another's by now, and then so are its bits.
         if self.own_word().is_none() {
@@ -84,8 +84,8 @@ impl Shared {
         {
             // A blocked thread has made this attachment one that is woken by the futex: back to the event loop, which
             // looks once more for what came meanwhile.
-            sleepers.enter(self.owner().id, &armed, SleepKind::EventFd);
-            let _ = self.own.eventfd.signal();
+            sleepers.enter(self.owner().id, &armed, SleepKind::Poll);
+            let _ = self.own.bell.ringer().ring();
         }
     }
 
@@ -113,7 +113,7 @@ impl Shared {
                 bits &= bits - 1;
                 let generation = self.sequencer.members().word(AttachmentId(id)).generation();
                 if let Some(peer) = self.memory_of(MemberId { id, generation }) {
-                    let _ = peer.eventfd().signal();
+                    let _ = peer.ringer().ring();
                 }
             }
         }
