@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::Value;
-use shm_bus::{AttachOptions, Bus, MAX_DEADLINE, SubscribeOptions};
+use shm_bus::{AttachOptions, Bus, MAX_DEADLINE, Overload, SubscribeOptions};
 
 use crate::arena::Arena;
 use crate::options::{Member, Options};
@@ -38,7 +38,10 @@ impl Place {
 
 /// Options of every subscription here: on a busy machine nobody is to lose its place.
 pub fn patient() -> SubscribeOptions {
-    SubscribeOptions { deadline: MAX_DEADLINE, ..SubscribeOptions::default() }
+    SubscribeOptions {
+        overload: Some(Overload::Block { deadline: MAX_DEADLINE }),
+        ..SubscribeOptions::default()
+    }
 }
 
 /// Runs `work` in `size` processes and gives what each of them said. In the process that was asked for the

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use napi::bindgen_prelude::{AsyncTask, ClassInstance, Function, Unknown};
 use napi::{Env, Error, Result};
 use napi_derive::napi;
-use shm_bus::{Address, BucketSet, Bus, BusError, BusLoan, Envelope, Publisher, SubscribeOptions};
+use shm_bus::{Address, BucketSet, Bus, BusError, BusLoan, Envelope, Publisher};
 use shm_bus_os::Mapping;
 use shm_bus_ring::layout::PAGE;
 
@@ -16,7 +16,9 @@ use crate::error::{named, to_js};
 use crate::external;
 use crate::hot;
 use crate::loop_waker::LoopWaker;
-use crate::options::{NativeAttachOptions, milliseconds, options_of, whole};
+use crate::options::{
+    NativeAttachOptions, NativeSubscribeOptions, milliseconds, options_of, subscribe_options_of, whole,
+};
 use crate::subscription::NativeSubscription;
 use crate::tasks::{AttachTask, CloseTask, GroupTask, SubscribeTask};
 use crate::views::ViewTable;
@@ -284,15 +286,9 @@ impl NativeBus {
         &self,
         groups: Vec<String>,
         own_address: bool,
-        deadline_ms: f64,
-        timeout_ms: f64,
-        records: bool,
+        options: NativeSubscribeOptions,
     ) -> Result<AsyncTask<SubscribeTask>> {
-        let options = SubscribeOptions {
-            deadline: milliseconds("deadline", deadline_ms)?,
-            timeout: milliseconds("timeout", timeout_ms)?,
-            records,
-        };
+        let options = subscribe_options_of(options)?;
         let (bus, views) = (self.bus()?, self.views.clone());
         Ok(AsyncTask::new(SubscribeTask { bus, views, groups, own_address, options }))
     }

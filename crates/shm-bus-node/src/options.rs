@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use napi::Result;
 use napi_derive::napi;
-use shm_bus::{AttachOptions, BusError, MasterMode};
+use shm_bus::{AttachOptions, BusError, MasterMode, Overload, SubscribeOptions};
 
 use crate::error::to_js;
 
@@ -19,6 +19,16 @@ pub struct NativeAttachOptions {
     pub runtime_directory: Option<String>,
     pub timeout_ms: Option<f64>,
     pub protocol: Option<u32>,
+}
+
+/// Options of `subscribe`; what is missing has its default.
+#[napi(object)]
+pub struct NativeSubscribeOptions {
+    pub overload: Option<String>,
+    pub deadline_ms: Option<f64>,
+    pub max_lag: Option<f64>,
+    pub timeout_ms: f64,
+    pub records: bool,
 }
 
 /// A whole number that JavaScript can represent.
@@ -76,4 +86,39 @@ pub fn options_of(js: NativeAttachOptions) -> Result<AttachOptions> {
     }
     options.protocol = js.protocol.unwrap_or(0);
     Ok(options)
+}
+
+/// The options of a subscribe. A deadline alone means `block`, a lag alone `evict`.
+pub fn subscribe_options_of(js: NativeSubscribeOptions) -> Result<SubscribeOptions> {
+    let invalid = |option, why: &str| Err(to_js(&BusError::InvalidOption { option, why: why.to_owned() }));
+    let kind = match (js.overload.as_deref(), js.deadline_ms, js.max_lag) {
+        (Some(kind), ..) => Some(kind),
+        (None, Some(_), _) => Some("block"),
+        (None, None, Some(_)) => Some("evict"),
+        (None, None, None) => None,
+    };
+    let overload = match kind {
+        None => None,
+        Some("block") => {
+            let deadline = milliseconds("deadline", js.deadline_ms.unwrap_or(100.0))?;
+            Some(Overload::Block { deadline })
+        }
+        Some("pinned") => Some(Overload::Pinned),
+        Some("lossy") => Some(Overload::Lossy),
+        Some("evict") => {
+            Some(Overload::Evict { max_lag: js.max_lag.map(|lag| whole("maxLag", lag)).transpose()? })
+        }
+        Some(other) => {
+            let why = format!("must be 'block', 'pinned', 'lossy' or 'evict', not {other:?}");
+            return invalid("overload", &why);
+        }
+    };
+    if js.deadline_ms.is_some() && kind != Some("block") {
+        return invalid("deadline", "goes with overload 'block' only");
+    }
+    if js.max_lag.is_some() && kind != Some("evict") {
+        return invalid("maxLag", "goes with overload 'evict' only");
+    }
+    let timeout = milliseconds("timeout", js.timeout_ms)?;
+    Ok(SubscribeOptions { overload, timeout, records: js.records })
 }

@@ -24,9 +24,11 @@ const ROWS: usize = 512;
 /// destination among the subscription's addresses, time in microseconds, topic (low and high half).
 const COLUMNS: usize = 10;
 
-/// Flags beside the number of rows that a poll gives: a sender's memory has gone; a view was stored into.
+/// Flags beside the number of rows that a poll gives: a sender's memory has gone; a view was stored into; a lossy
+/// subscription has missed something.
 const RETIRED: u32 = 1 << 16;
 const STORED: u32 = 1 << 17;
+const GAPS: u32 = 1 << 18;
 
 /// Written by native code during a poll, read by JavaScript between polls, both on one thread.
 struct Table(UnsafeCell<Box<[f64]>>);
@@ -62,8 +64,10 @@ struct Inner {
     last: Option<ViewMap>,
     /// [`ViewTable::forgotten`] when it was seen.
     last_as_of: u32,
-    /// Payloads of messages that touch a private page, by number.
+    /// Payloads of messages that touch a private page, or that a lossy subscription was given, by number.
     copies: Vec<Vec<u8>>,
+    /// What was missed since it was last told: stamps from the first up to the second.
+    gaps: Vec<(u64, u64)>,
 }
 
 impl Inner {
@@ -73,7 +77,7 @@ impl Inner {
         if self.last_as_of != forgotten {
             (self.last, self.last_as_of) = (None, forgotten);
         }
-        let Inner { subscription, views, table, wants_records, records, last, copies, .. } = self;
+        let Inner { subscription, views, table, wants_records, records, last, copies, gaps, .. } = self;
         let subscription = subscription.as_mut().ok_or_else(closed)?;
         let mut rows = 0;
         let mut failed = None;
@@ -102,6 +106,10 @@ impl Inner {
                     );
                     rows += 1;
                 }
+                Event::Gap { from, to } => match gaps.last_mut() {
+                    Some((_, end)) if *end == from.0 => *end = to.0,
+                    _ => gaps.push((from.0, to.0)),
+                },
                 Event::Record(stamp, record) => {
                     if let Record::Departed { member, .. } = record {
                         views.retire(*member);
@@ -122,7 +130,8 @@ impl Inner {
         }
         let retired = if self.views.has_retired() { RETIRED } else { 0 };
         let stored = if shm_bus_os::guard::take_stored() { STORED } else { 0 };
-        Ok(rows as u32 | retired | stored)
+        let missed = if self.gaps.is_empty() { 0 } else { GAPS };
+        Ok(rows as u32 | retired | stored | missed)
     }
 
     /// The views of the last poll are no longer looked at.
@@ -147,6 +156,10 @@ fn place_of(
     last: &mut Option<ViewMap>,
     copies: &mut Vec<Vec<u8>>,
 ) -> core::result::Result<f64, BusError> {
+    if let Some(copy) = message.copy {
+        copies.push(copy.to_vec());
+        return Ok(-(copies.len() as f64));
+    }
     let view = match last {
         Some(view) if view.member == message.memory.member() => view,
         _ => last.insert(views.map_of(message.memory)?),
@@ -179,6 +192,7 @@ impl NativeSubscription {
             last: None,
             last_as_of: 0,
             copies: Vec::new(),
+            gaps: Vec::new(),
         };
         NativeSubscription { inner: Rc::new(RefCell::new(inner)), addresses }
     }
@@ -261,7 +275,21 @@ impl NativeSubscription {
         self.with(Ok(()), |s| s.release().map_err(|e| to_js(&e)))
     }
 
-    /// Copy `n` of the last poll: a message that touches a page which the program has stored into.
+    /// Stamps that it has missed, in all.
+    #[napi(getter)]
+    pub fn missed(&self) -> f64 {
+        self.with(0.0, |s| s.missed() as f64)
+    }
+
+    /// What polls have missed since the last call: pairs of stamps, the second not missed any more.
+    #[napi]
+    pub fn take_gaps(&self) -> Vec<f64> {
+        let gaps = std::mem::take(&mut self.inner.borrow_mut().gaps);
+        gaps.into_iter().flat_map(|(from, to)| [from as f64, to as f64]).collect()
+    }
+
+    /// Copy `n` of the last poll: a message of a lossy subscription, or one that touches a page which the program has
+    /// stored into.
     #[napi]
     pub fn copy_of(&self, n: u32) -> Option<Uint8Array> {
         self.inner.borrow().copies.get(n as usize).map(|bytes| Uint8Array::from(bytes.as_slice()))

@@ -147,6 +147,8 @@ pub struct Published {
     pub stamp: Stamp,
     /// Whom to wake now; [`Sequencer::raise_hint`] past the stamp comes first.
     pub wake: Option<Bucket>,
+    /// Whether it is time to look for readers that are further behind than they want to be: [`Lane::scan`].
+    pub laggards: bool,
 }
 
 /// One lane of an attachment's own payload memory.
@@ -164,6 +166,8 @@ pub struct Lane {
     tail: u64,
     /// Where the order's tail is likely to be: behind this lane's last message.
     guess: u64,
+    /// The stamp of the last look at every cursor.
+    scanned: u64,
 }
 
 const INLINE: u64 = payload::INLINE_BYTES;
@@ -171,7 +175,18 @@ const INLINE: u64 = payload::INLINE_BYTES;
 impl Lane {
     /// The lane `kind` of fresh payload memory.
     pub fn new(own: Region, geometry: Geometry, kind: LaneKind) -> Self {
-        Lane { own, geometry, kind, gate: Gate::default(), next: 0, freed: 0, head: 0, tail: 0, guess: 1 }
+        Lane {
+            own,
+            geometry,
+            kind,
+            gate: Gate::default(),
+            next: 0,
+            freed: 0,
+            head: 0,
+            tail: 0,
+            guess: 1,
+            scanned: 0,
+        }
     }
 
     /// The largest payload of a frame.
@@ -437,13 +452,24 @@ impl Lane {
     #[inline]
     fn after(&mut self, sequencer: &Sequencer, stamp: u64, bucket: Bucket) -> Published {
         self.guess = stamp + 1;
+        let mut laggards = false;
         if stamp % 8 == 7 {
             sequencer.raise_hint(stamp + 1);
+            let lag = sequencer.eviction_lag();
+            laggards =
+                lag != 0 && stamp - self.gate.cached().min(stamp) > lag && stamp - self.scanned >= lag / 4;
         }
         // Four times a lap everyone is woken, so that those asleep for a rare group do not hold the gate.
         let quarter = stamp & (sequencer.slot_count() / 4).saturating_sub(1) == 0;
         let whom = if quarter { Bucket::MIXED } else { bucket };
-        Published { stamp: Stamp(stamp), wake: sequencer.sleepers().any(whom).then_some(whom) }
+        Published { stamp: Stamp(stamp), wake: sequencer.sleepers().any(whom).then_some(whom), laggards }
+    }
+
+    /// Looks at every cursor, `stamp` being filled by this lane; gives what was seen.
+    pub fn scan(&mut self, sequencer: &Sequencer, stamp: u64, peers: &mut impl Peers) -> &Gate {
+        self.scanned = stamp;
+        self.gate.scan(sequencer, stamp, peers);
+        &self.gate
     }
 
     /// Counts a publish that found no room.

@@ -42,6 +42,8 @@ pub mod sequencer {
     pub const CONTROL: u64 = 2 * LINE + 8;
     /// One more than the highest id ever used: how far scans of the member table go.
     pub const HIGH: u64 = 2 * LINE + 16;
+    /// The smallest lag, in slots, at which a reader wants to lose its place; 0 if none does.
+    pub const EVICTION_LAG: u64 = 2 * LINE + 24;
     /// `monotonic milliseconds 40 | stamp mod 2^24`: since when the ring has been full at that stamp; 0 if it is not.
     pub const FULL_SINCE: u64 = 3 * LINE;
     /// Counts releases of space. Its low half is the futex that publishers waiting for space sleep on.
@@ -112,6 +114,8 @@ pub mod payload {
     pub const DELIVERED: u64 = 7 * LINE;
     /// Counter: frames refused by the reader's checks.
     pub const VIOLATIONS: u64 = 7 * LINE + 8;
+    /// Counter: stamps that lossy subscriptions have missed.
+    pub const MISSED: u64 = 7 * LINE + 16;
     /// The header array: the data lane's entries, then the control lane's.
     pub const HEADERS: u64 = PAGE;
     /// Bytes of an entry: a 64-byte header, then up to [`INLINE_BYTES`] of payload.
@@ -126,7 +130,7 @@ pub mod payload {
     pub const ALIGNMENT: u64 = 64;
 
     const _: () = {
-        assert!(VIOLATIONS + 8 <= HEADERS);
+        assert!(MISSED + 8 <= HEADERS);
         assert!((CONTROL_HEADERS * (ENTRY_BYTES + CELL_BYTES)).is_multiple_of(PAGE));
     };
 }

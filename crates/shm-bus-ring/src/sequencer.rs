@@ -9,7 +9,7 @@ use core::fmt;
 
 use crate::atomic::{AcquireRelease, Ordering, fence_after_rmw};
 use crate::layout::{LAYOUT_VERSION, SEQUENCER_MAGIC, sequencer as at, sequencer_bytes};
-use crate::member::Members;
+use crate::member::{Members, Policy};
 use crate::memory::Region;
 use crate::names::AttachmentId;
 use crate::sleep::Sleepers;
@@ -254,6 +254,23 @@ impl Sequencer {
     /// Offset of the futex word that readers sleep on: the low half of the hint.
     pub fn hint_futex_offset(&self) -> u64 {
         at::HINT
+    }
+
+    /// The smallest lag, in slots, at which a reader wants to lose its place; 0 if none does. A hint: what counts is in
+    /// its member entry.
+    #[inline(always)]
+    pub fn eviction_lag(&self) -> u64 {
+        self.region.load(at::EVICTION_LAG, Ordering::Relaxed)
+    }
+
+    /// Computes [`Sequencer::eviction_lag`] from the member table. Only the master's role does this.
+    pub fn refresh_eviction_lag(&self) {
+        let members = self.members();
+        let lags = (0..members.high() as u16).filter_map(|id| {
+            let member = members.read(AttachmentId(id));
+            (member.word.counts() && member.word.policy() == Policy::Evict).then_some(member.max_lag)
+        });
+        self.region.store(at::EVICTION_LAG, lags.min().unwrap_or(0), Ordering::Relaxed);
     }
 
     /// How long the ring has been full at `stamp`, in milliseconds, `now` being the monotonic clock in milliseconds.

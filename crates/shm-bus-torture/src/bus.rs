@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use shm_bus::{
-    Address, AttachOptions, Bus, BusError, Envelope, Event, Publisher, SubscribeOptions, Subscription,
+    Address, AttachOptions, Bus, BusError, Envelope, Event, Overload, Publisher, SubscribeOptions,
+    Subscription,
 };
 
 use crate::Outcome;
@@ -172,7 +173,11 @@ impl Drop for Scratch {
 
 /// A subscription that gives its place up after `deadline`.
 fn subscribe(bus: &Bus, groups: &[&str], deadline: Duration) -> Outcome<Subscription> {
-    let options = SubscribeOptions { deadline, timeout: HANG, ..SubscribeOptions::default() };
+    let options = SubscribeOptions {
+        overload: Some(Overload::Block { deadline }),
+        timeout: HANG,
+        ..SubscribeOptions::default()
+    };
     let groups: Vec<String> = groups.iter().map(|g| (*g).to_owned()).collect();
     said("subscribe", bus.subscribe(&groups, false, options))
 }

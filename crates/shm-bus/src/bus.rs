@@ -32,6 +32,8 @@ pub struct Statistics {
     pub delivered: u64,
     /// Frames that failed the reader's checks.
     pub violations: u64,
+    /// Stamps that lossy subscriptions have missed.
+    pub missed: u64,
     /// How often it went to sleep.
     pub sleeps: u64,
     /// Stamps between its cursor and the tail.
@@ -157,6 +159,7 @@ impl Bus {
             would_block: count(payload::WOULD_BLOCK),
             delivered: count(payload::DELIVERED),
             violations: count(payload::VIOLATIONS),
+            missed: count(payload::MISSED),
             sleeps: count(payload::SLEEP_EPOCH),
             lag,
         })

@@ -131,7 +131,9 @@ pub enum BusError {
     #[error("the bus is closed")]
     Closed,
     /// This reader was too slow and lost its place.
-    #[error("this reader was evicted at stamp {stamp}: it held the ring past its deadline; subscribe again")]
+    #[error(
+        "this reader was evicted at stamp {stamp}: it held the others up longer than its overload policy allows; subscribe again"
+    )]
     Evicted {
         /// The first stamp that was not delivered intact.
         stamp: u64,

@@ -59,5 +59,5 @@ pub use publisher::{BusLoan, Envelope, MAX_BATCH, MAX_DESTINATIONS, Publisher};
 pub use record::{Credentials, Departure, MAX_GROUP_NAME, MemberId, Record};
 pub use shm_bus_ring::{Address, BucketSet, Stamp};
 pub use subscription::{
-    Delivery, Event, MAX_DEADLINE, SLICE, SPIN, SubscribeOptions, Subscription, WaitStrategy,
+    Delivery, Event, MAX_DEADLINE, Overload, SLICE, SPIN, SubscribeOptions, Subscription, WaitStrategy,
 };

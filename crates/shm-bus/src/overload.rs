@@ -12,7 +12,8 @@ pub(crate) struct Stall {
 }
 
 impl Stall {
-    /// Evicts whoever has held the ring past its deadline. `true` if somebody lost its place: trying again makes sense.
+    /// Evicts whoever has held the ring for longer than its policy allows. `true` if somebody lost its place: trying
+    /// again makes sense.
     pub fn relieve(&mut self, shared: &Shared, full: &Full, gate: &Gate) -> bool {
         let Some((holder, cursor)) = full.holder else {
             return false;
@@ -42,13 +43,22 @@ impl Stall {
             }
             let member = shared.sequencer.members().read(id);
             let due = match (member.word.reader(), member.word.policy()) {
-                (ReaderState::Joining, _) => true,
-                (_, Policy::Evict) => full.stamp - at >= member.max_lag,
+                (ReaderState::Joining, _) | (_, Policy::Evict) => true,
                 (_, Policy::Pinned) => false,
                 _ => waited >= member.deadline,
             };
             relieved |= due && shared.evict(id, member.word);
         }
         relieved
+    }
+}
+
+/// Evicts whoever was found further behind `stamp` than it asked for at the last scan of `gate`.
+pub(crate) fn evict_laggards(shared: &Shared, gate: &Gate, stamp: u64) {
+    for (id, at) in gate.readers() {
+        let member = shared.sequencer.members().read(id);
+        if member.word.policy() == Policy::Evict && stamp.saturating_sub(at) > member.max_lag {
+            shared.evict(id, member.word);
+        }
     }
 }

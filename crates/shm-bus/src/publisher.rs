@@ -7,7 +7,7 @@ use shm_bus_os::clock;
 use shm_bus_ring::{Address, Bucket, Full, Kind, Lane, LaneKind, Loan, Message, PublishError, Stamp, Waker};
 
 use crate::error::{BusError, Result};
-use crate::overload::Stall;
+use crate::overload::{Stall, evict_laggards};
 use crate::replica::Replica;
 use crate::shared::{MappedPeers, Shared};
 
@@ -214,6 +214,11 @@ impl Publisher {
             Ok(published) => {
                 if let Some(bucket) = published.wake {
                     self.shared.wake(bucket, published.stamp.0 + 1, &mut self.waker);
+                }
+                if published.laggards {
+                    let stamp = published.stamp.0;
+                    let gate = self.lane.scan(&self.shared.sequencer, stamp, &mut MappedPeers(&self.shared));
+                    evict_laggards(&self.shared, gate, stamp);
                 }
                 Ok(published.stamp)
             }

@@ -28,7 +28,7 @@ use crate::record::{Departure, MAX_ADDRESSES, MAX_GROUP_NAME, MemberId, Record, 
 use crate::replica::Replica;
 use crate::shared::{MappedPeers, Shared, lock};
 use crate::socket::Socket;
-use crate::subscription::MAX_DEADLINE;
+use crate::subscription::{DEFAULT_DEADLINE, MAX_DEADLINE};
 use crate::wire::{self, Failure, GREETING_BYTES, MAX_DATAGRAM, MAX_NAMES, Reply, Request, WirePolicy};
 
 /// Poller tokens below this are the control thread's own; client `n` has `2n` (channel) and `2n + 1` (pidfd).

@@ -24,7 +24,7 @@ use crate::error::{BusError, Result, duplicate_failed};
 use crate::payload_memory::{OwnMemory, PeerMemory};
 use crate::peers::PeerTable;
 use crate::record::MemberId;
-use crate::wire::{self, Failure, MAX_DATAGRAM, Reply, Request};
+use crate::wire::{self, Failure, MAX_DATAGRAM, Reply, Request, WirePolicy};
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -374,6 +374,11 @@ fn failed(failure: Failure) -> BusError {
         Failure::Limit { limit, .. } => BusError::Limit { what: "groups", limit },
         Failure::NotYours { address } => BusError::Refused {
             why: format!("the address {} is neither a group nor this attachment's own", Address(address)),
+        },
+        Failure::Worn { evictions } => BusError::Refused {
+            why: format!(
+                "this attachment was evicted {evictions} times; read with overload 'lossy' or 'evict', or attach anew"
+            ),
         },
         Failure::Name { name } => BusError::InvalidName {
             what: "group",

@@ -1,67 +1,34 @@
 //! Reading: one position in the order, the addresses it wants, and the lease on what it was given last.
 
+mod lossy;
+mod options;
+mod roster;
+mod wait;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shm_bus_os::clock;
 use shm_bus_ring::layout::payload;
 use shm_bus_ring::{
-    Address, AttachmentId, Bucket, BucketSet, Frame, Kind, LaneKind, Ordering, Reader, ReaderState, Sender,
-    Senders, SleepKind, Stamp, Step, Violation, intact,
+    Address, Bucket, BucketSet, Frame, Kind, Ordering, Reader, ReaderState, Stamp, Step, Violation, intact,
 };
 
+use self::lossy::Lossy;
+pub(crate) use self::options::DEFAULT_DEADLINE;
+pub use self::options::{MAX_DEADLINE, Overload, SubscribeOptions};
+use self::roster::{Lease, Roster};
+pub use self::wait::{SLICE, SPIN, WaitStrategy};
 use crate::error::{BusError, Result};
 use crate::payload_memory::PeerMemory;
-use crate::record::{MemberId, Record, Stamped};
+use crate::record::{Record, Stamped};
 use crate::shared::{Shared, lock};
 use crate::wire::{MAX_NAMES, Reply, Request, WirePolicy};
 
-/// How a reader that finds nothing waits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WaitStrategy {
-    /// Looks again and again: lowest latency, a whole processor.
-    Spin,
-    /// Looks for [`SPIN`], then sleeps.
-    #[default]
-    SpinThenPark,
-    /// Sleeps at once.
-    Park,
-}
-
-/// How long [`WaitStrategy::SpinThenPark`] looks before it sleeps: about what being woken costs.
-pub const SPIN: Duration = Duration::from_micros(20);
-/// A blocking wait returns to its caller at least this often.
-pub const SLICE: Duration = Duration::from_millis(50);
-/// A sleeper looks by itself this often, in case a publisher was stopped between its slot and its wake.
-const SAFETY: Duration = Duration::from_secs(1);
-/// The longest time for which one reader may hold a full ring.
-pub const MAX_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a sender's memory may be missing: it is handed over before its first message can be published.
 const MISSING: Duration = Duration::from_secs(1);
-/// Frames of others that are passed over before the position is stored.
+/// Frames of others that are passed over before the position is stored, and lost ones before a poll returns.
 const SKIP: u64 = 4096;
-
-/// How to subscribe.
-#[derive(Clone, Copy, Debug)]
-pub struct SubscribeOptions {
-    /// How long a full ring waits for this reader before it loses its place.
-    pub deadline: Duration,
-    /// How long to wait for the master's answer.
-    pub timeout: Duration,
-    /// Whether control records count as something that was handed over.
-    pub records: bool,
-}
-
-impl Default for SubscribeOptions {
-    fn default() -> Self {
-        SubscribeOptions {
-            deadline: Duration::from_millis(100),
-            timeout: Duration::from_secs(5),
-            records: false,
-        }
-    }
-}
 
 /// One message, as long as the lease lasts: until the next call of [`Subscription::poll`] or [`Subscription::release`].
 pub struct Delivery<'a> {
@@ -79,11 +46,16 @@ pub struct Delivery<'a> {
     pub offset: u64,
     /// Bytes of payload.
     pub length: u64,
+    /// The payload, if the subscription is lossy: its sender may overwrite its own at any time.
+    pub copy: Option<&'a [u8]>,
 }
 
 impl Delivery<'_> {
     /// A copy of the payload.
     pub fn to_vec(&self) -> Vec<u8> {
+        if let Some(copy) = self.copy {
+            return copy.to_vec();
+        }
         let mut bytes = vec![0; self.length as usize];
         self.memory.view().copy_out(self.offset, &mut bytes);
         bytes
@@ -96,60 +68,26 @@ pub enum Event<'a> {
     Message(Delivery<'a>),
     /// A change of who is on the bus.
     Record(Stamp, &'a Record),
+    /// What a lossy subscription has missed: the stamps from `from` up to `to`, without `to`. Gaps come before the
+    /// messages of their poll.
+    Gap {
+        /// The first stamp that it missed.
+        from: Stamp,
+        /// The first that it did not.
+        to: Stamp,
+    },
 }
 
-struct Attached {
-    member: MemberId,
-    address: Address,
-    memory: Option<Arc<PeerMemory>>,
-}
+/// A control record was overwritten before it was read.
+struct Overwritten;
 
-/// Everyone attached as of the reader's position.
-struct Roster {
-    shared: Arc<Shared>,
-    by_id: Vec<Option<Attached>>,
-    /// Set when somebody attached was looked for whose memory has not arrived.
-    missing: bool,
-}
-
-impl Roster {
-    fn set(&mut self, member: MemberId, address: Address) {
-        let index = usize::from(member.id);
-        if self.by_id.len() <= index {
-            self.by_id.resize_with(index + 1, || None);
-        }
-        self.by_id[index] = Some(Attached { member, address, memory: None });
-    }
-}
-
-impl Senders for Roster {
-    #[inline]
-    fn sender(&mut self, id: AttachmentId) -> Option<Sender<'_>> {
-        let attached = self.by_id.get_mut(id.index())?.as_mut()?;
-        if attached.memory.is_none() {
-            attached.memory = self.shared.memory_of(attached.member);
-            self.missing = attached.memory.is_none();
-        }
-        attached.memory.as_ref().map(|m| Sender { view: m.view(), geometry: m.geometry() })
-    }
-}
-
-/// The oldest loan of each sender among what is leased now.
-#[derive(Default)]
-struct Lease {
-    oldest: Vec<(u16, LaneKind, u64, u64)>,
-}
-
-impl Lease {
-    #[inline]
-    fn add(&mut self, frame: &Frame) {
-        let id = frame.sender.0;
-        match self.oldest.iter_mut().find(|o| o.0 == id && o.1 == frame.lane) {
-            // Loans may be published out of loan order.
-            Some(oldest) => oldest.2 = oldest.2.min(frame.header.serial),
-            None => self.oldest.push((id, frame.lane, frame.header.serial, frame.place.stamp.0)),
-        }
-    }
+/// What became of a frame.
+enum Outcome {
+    Delivered,
+    /// It is for others.
+    Passed,
+    /// It was overwritten before it was read.
+    Lost,
 }
 
 /// A reader of the order.
@@ -168,6 +106,8 @@ pub struct Subscription {
     records: bool,
     master: (u64, u16),
     lease: Lease,
+    /// Of a subscription that nobody waits for.
+    lossy: Option<Lossy>,
     violations: HashMap<u16, u64>,
     open: bool,
 }
@@ -180,10 +120,11 @@ impl Subscription {
         own_address: bool,
         options: SubscribeOptions,
     ) -> Result<Self> {
-        if options.deadline > MAX_DEADLINE {
-            let why = format!("must be at most {} ms", MAX_DEADLINE.as_millis());
-            return Err(BusError::InvalidOption { option: "deadline", why });
-        }
+        let policy = match options.overload {
+            Some(overload) => overload.to_wire(shared.sequencer.slot_count())?,
+            None => WirePolicy::AsBefore,
+        };
+        let lossy = policy == WirePolicy::Lossy;
         let mut addresses = open_groups(&shared, groups, options.timeout)?;
         if own_address {
             addresses.push(shared.address);
@@ -193,10 +134,13 @@ impl Subscription {
             buckets.insert(Bucket::of(*address));
         }
         let order = lock(&shared.joining);
-        shared.watch(&buckets);
-        let (number, evictions) = shared.reserve_position();
+        let (number, evictions) = if lossy {
+            (shared.number_subscription(), 0)
+        } else {
+            shared.watch(&buckets);
+            shared.reserve_position(policy)?
+        };
         shared.count_memberships(&addresses);
-        let policy = WirePolicy::Block { deadline: options.deadline.as_millis() as u64 };
         let raw: Vec<u64> = addresses.iter().map(|a| a.0).collect();
         let answer =
             shared.ask(options.timeout, |request| Request::Join { request, addresses: raw.clone(), policy });
@@ -214,21 +158,19 @@ impl Subscription {
         };
         shared.advance(number, evictions, stamp + 1);
         drop(order);
-        let mut roster = Roster { shared: shared.clone(), by_id: Vec::new(), missing: false };
-        for (member, address) in attached {
-            roster.set(member, Address(address));
-        }
+        let attached = attached.into_iter().map(|(member, address)| (member, Address(address)));
         Ok(Subscription {
             number,
             evictions,
             missing_since: None,
             stored: stamp + 1,
             reader: Reader::new(Stamp(stamp + 1), buckets),
-            roster,
+            roster: Roster::new(shared.clone(), attached),
             addresses,
             records: options.records,
             master: (term, master),
             lease: Lease::default(),
+            lossy: lossy.then(Lossy::default),
             violations: HashMap::new(),
             open: true,
             shared,
@@ -255,18 +197,18 @@ impl Subscription {
         self.shared.tail().saturating_sub(self.reader.position())
     }
 
+    /// How many stamps it has missed in all: the sum of its gaps. Only a lossy subscription has any.
+    pub fn missed(&self) -> u64 {
+        self.lossy.as_ref().map_or(0, |lossy| lossy.missed)
+    }
+
     /// Ends the lease on what the last poll gave.
     ///
     /// # Errors
     /// [`BusError::Evicted`] if this reader had lost its place and something of it was overwritten meanwhile.
     pub fn release(&mut self) -> Result<()> {
-        for (id, lane, serial, stamp) in self.lease.oldest.drain(..) {
-            let memory = self.roster.by_id.get(usize::from(id)).and_then(|a| a.as_ref()?.memory.as_ref());
-            if let Some(memory) = memory
-                && !intact(memory.view(), lane, serial)
-            {
-                return Err(BusError::Evicted { stamp });
-            }
+        if let Some(stamp) = self.lease.end(&self.roster) {
+            return Err(BusError::Evicted { stamp });
         }
         self.store_position();
         Ok(())
@@ -285,137 +227,128 @@ impl Subscription {
         self.check_place()?;
         let shared = self.shared.clone();
         let sequencer = &shared.sequencer;
-        let (mut count, mut messages, mut skipped) = (0, 0, 0);
-        while count < limit {
+        let (mut count, mut messages, mut skipped, mut losses) = (0, 0, 0, 0);
+        while count < limit && losses < SKIP {
             skipped += self.reader.skip(sequencer, SKIP);
             if skipped >= SKIP && count == 0 {
                 // Far behind others' traffic: let go of what was passed over before going on.
                 self.store_position();
                 skipped = 0;
             }
-            match self.reader.next(sequencer, &mut self.roster) {
+            let step = self.reader.next(sequencer, &mut self.roster);
+            let lost = match step {
                 Step::Empty => break,
-                Step::Overrun if count > 0 => break,
-                Step::Overrun => {
-                    self.check_place()?;
-                    return Err(BusError::Evicted { stamp: self.reader.position() });
-                }
+                Step::Overrun => self.reader.position(),
                 Step::Violation(stamp, _) if std::mem::take(&mut self.roster.missing) => {
                     self.reader.resume(stamp);
-                    self.wait_for_memory(stamp)?;
-                    break;
+                    if !self.is_overdue() {
+                        break;
+                    }
+                    stamp.0
                 }
                 Step::Violation(stamp, violation) => {
-                    // A frame that was overwritten after an eviction looks like a forged one: the member word decides.
-                    if let Err(error) = self.check_place() {
-                        self.reader.resume(stamp);
-                        if count > 0 {
-                            break;
-                        }
-                        return Err(match error {
-                            BusError::Evicted { .. } => BusError::Evicted { stamp: stamp.0 },
-                            other => other,
-                        });
+                    if !self.is_lost(violation)? {
+                        self.count_violation(violation);
+                        continue;
                     }
-                    self.count_violation(violation);
+                    stamp.0
                 }
-                Step::Frame(frame) if frame.header.kind == Kind::Control => {
-                    if let Some(record) = self.on_control(&frame)? {
+                Step::Frame(frame) if frame.header.kind == Kind::Control => match self.read_record(&frame) {
+                    Ok(None) => continue,
+                    Ok(Some(record)) => {
                         deliver(Event::Record(frame.place.stamp, &record));
                         count += usize::from(self.records);
+                        continue;
                     }
-                }
-                Step::Frame(frame) => {
-                    let Some((destination_index, prefix)) = self.wanted(&frame) else {
-                        // The destinations of a transaction were read from its sender's memory just now.
-                        if frame.header.kind == Kind::Transaction && !self.is_intact(&frame) {
-                            if count > 0 {
-                                self.reader.resume(frame.place.stamp);
-                                break;
-                            }
-                            return Err(BusError::Evicted { stamp: frame.place.stamp.0 });
-                        }
+                    Err(Overwritten) => frame.place.stamp.0,
+                },
+                Step::Frame(frame) => match self.hand_over(&frame, &mut deliver) {
+                    Outcome::Delivered => {
+                        count += 1;
+                        messages += 1;
                         continue;
-                    };
-                    let Some(attached) = self.roster.by_id.get(frame.sender.index()).and_then(Option::as_ref)
-                    else {
-                        continue;
-                    };
-                    let Some(memory) = &attached.memory else { continue };
-                    self.lease.add(&frame);
-                    deliver(Event::Message(Delivery {
-                        destination: self.addresses[destination_index],
-                        destination_index,
-                        sender: attached.address,
-                        memory,
-                        offset: frame.offset + prefix,
-                        length: u64::from(frame.header.length) - prefix,
-                        frame: &frame,
-                    }));
-                    count += 1;
-                    messages += 1;
-                }
+                    }
+                    Outcome::Passed => continue,
+                    Outcome::Lost => frame.place.stamp.0,
+                },
+            };
+            // What was handed over before is told first; the next poll comes to this place again.
+            if count > 0 {
+                self.reader.resume(Stamp(lost));
+                break;
             }
+            let to = self.lose(lost)?;
+            deliver(Event::Gap { from: Stamp(lost), to: Stamp(to) });
+            losses += 1;
         }
         if count > 0 {
             self.missing_since = None;
-        }
-        if count == 0 {
-            self.store_position();
-        } else {
             shared.own.region.count(payload::DELIVERED, messages);
+        } else {
+            self.store_position();
         }
         Ok(count)
+    }
+
+    #[inline]
+    fn hand_over(&mut self, frame: &Frame, deliver: &mut impl FnMut(Event<'_>)) -> Outcome {
+        let Some((attached, memory)) = self.roster.of(frame) else { return Outcome::Passed };
+        let Some((destination_index, prefix)) = wanted(&self.addresses, frame, memory) else {
+            // The destinations of a transaction were read from its sender's memory just now.
+            let torn = frame.header.kind == Kind::Transaction && !self.roster.is_intact(frame);
+            return if torn { Outcome::Lost } else { Outcome::Passed };
+        };
+        let (offset, length) = (frame.offset + prefix, u64::from(frame.header.length).saturating_sub(prefix));
+        let copy = match &mut self.lossy {
+            None => {
+                self.lease.add(frame);
+                None
+            }
+            Some(lossy) => {
+                let copy = lossy.copy(memory, frame, offset, length);
+                if copy.is_none() {
+                    return Outcome::Lost;
+                }
+                copy
+            }
+        };
+        deliver(Event::Message(Delivery {
+            destination: self.addresses[destination_index],
+            destination_index,
+            sender: attached.address,
+            memory,
+            offset,
+            length,
+            frame,
+            copy,
+        }));
+        Outcome::Delivered
+    }
+
+    /// What a frame that cannot be had means to this reader: the end of its place, or a gap up to the stamp given.
+    fn lose(&mut self, stamp: u64) -> Result<u64> {
+        match self.check_place() {
+            Ok(()) if self.lossy.is_some() => self.pass_lost(stamp),
+            Err(BusError::Closed) => Err(BusError::Closed),
+            _ => Err(BusError::Evicted { stamp }),
+        }
     }
 
     /// Lets the cursor follow this subscription's position, if it has moved.
     fn store_position(&mut self) {
         let position = self.reader.position();
-        if std::mem::replace(&mut self.stored, position) != position {
+        if std::mem::replace(&mut self.stored, position) != position && self.lossy.is_none() {
             self.shared.advance(self.number, self.evictions, position);
         }
     }
 
-    fn is_intact(&self, frame: &Frame) -> bool {
-        let attached = self.roster.by_id.get(frame.sender.index());
-        let memory = attached.and_then(|a| a.as_ref()?.memory.as_ref());
-        memory.is_some_and(|m| intact(m.view(), frame.lane, frame.header.serial))
-    }
-
-    /// Which of this subscription's addresses a frame is for, and how many bytes of its payload are destinations.
-    #[inline]
-    fn wanted(&self, frame: &Frame) -> Option<(usize, u64)> {
-        if frame.header.kind == Kind::Message {
-            let address = frame.header.address();
-            return self.index_of(address).map(|index| (index, 0));
-        }
-        let prefix = 8 * frame.header.destination;
-        let memory = self.roster.by_id.get(frame.sender.index())?.as_ref()?.memory.as_ref()?;
-        let mut bytes = [0; 8];
-        (0..frame.header.destination)
-            .map(|i| {
-                memory.view().copy_out(frame.offset + 8 * i, &mut bytes);
-                Address(u64::from_le_bytes(bytes))
-            })
-            .find_map(|destination| self.index_of(destination))
-            .map(|index| (index, prefix))
-    }
-
-    #[inline]
-    fn index_of(&self, address: Address) -> Option<usize> {
-        self.addresses.iter().position(|a| *a == address)
-    }
-
-    fn on_control(&mut self, frame: &Frame) -> Result<Option<Record>> {
-        let Some(memory) =
-            self.roster.by_id.get(frame.sender.index()).and_then(|a| a.as_ref()?.memory.as_ref())
-        else {
-            return Ok(None);
-        };
+    /// A control record, believed if it is the master's; nothing if it is not.
+    fn read_record(&mut self, frame: &Frame) -> core::result::Result<Option<Record>, Overwritten> {
+        let Some((_, memory)) = self.roster.of(frame) else { return Ok(None) };
         let mut bytes = vec![0; frame.header.length as usize];
         memory.view().copy_out(frame.offset, &mut bytes);
         if !intact(memory.view(), frame.lane, frame.header.serial) {
-            return Err(BusError::Evicted { stamp: frame.place.stamp.0 });
+            return Err(Overwritten);
         }
         let Some(Stamped { term, record }) = Stamped::decode(&bytes) else {
             self.count_violation(Violation::Header(frame.sender));
@@ -432,13 +365,7 @@ impl Subscription {
         match &record {
             Record::Master { member } => self.master = (term, member.id),
             Record::Attached { member, address, .. } => self.roster.set(*member, Address(*address)),
-            Record::Departed { member, .. } => {
-                if let Some(slot) = self.roster.by_id.get_mut(usize::from(member.id))
-                    && slot.as_ref().is_some_and(|a| a.member == *member)
-                {
-                    *slot = None;
-                }
-            }
+            Record::Departed { member, .. } => self.roster.remove(*member),
             _ => {}
         }
         Ok(Some(record))
@@ -449,101 +376,52 @@ impl Subscription {
         self.shared.own.region.count(payload::VIOLATIONS, 1);
     }
 
-    /// Whether this reader still counts: its own member word says so, where it cannot write it by accident.
-    fn check_place(&mut self) -> Result<()> {
+    /// Whether this reader still counts: its own member word says so, where it cannot write it by accident. A lossy one
+    /// has no place to lose.
+    fn check_place(&self) -> Result<()> {
         let word = self.shared.own_word().ok_or(BusError::Closed)?;
-        if word.reader() == ReaderState::Evicted || word.evictions() != self.evictions {
+        let lost = word.reader() == ReaderState::Evicted || word.evictions() != self.evictions;
+        if lost && self.lossy.is_none() {
             return Err(BusError::Evicted { stamp: self.reader.position() });
         }
         Ok(())
     }
 
+    /// Whether a frame that failed its checks was overwritten rather than forged. Of one who has lost its place the
+    /// member word tells; one that never had any takes what a reclaimed frame looks like for that.
+    fn is_lost(&self, violation: Violation) -> Result<bool> {
+        match self.check_place() {
+            Err(BusError::Evicted { .. }) => Ok(true),
+            Err(error) => Err(error),
+            Ok(()) => Ok(self.lossy.is_some()
+                && matches!(violation, Violation::Stamp(..) | Violation::UnknownSender(_))),
+        }
+    }
+
     /// A sender is attached and its memory is not here: it must arrive, or this reader gives its place up, for it
-    /// never skips a message in silence.
-    fn wait_for_memory(&mut self, stamp: Stamp) -> Result<()> {
+    /// never skips a message in silence. Whether the time for that has come.
+    fn is_overdue(&mut self) -> bool {
         // Between two masters nobody can hand it over: the successor does when this attachment has found it.
         if self.shared.known_term() != self.shared.sequencer.term().0 {
             self.missing_since = None;
-            return Ok(());
+            return false;
         }
         let now = self.shared.now_ms();
         let since = *self.missing_since.get_or_insert(now);
         if now.saturating_sub(since) < MISSING.as_millis() as u64 {
-            return Ok(());
+            return false;
         }
-        let word = self.shared.own_word().ok_or(BusError::Closed)?;
-        self.shared.evict(self.shared.owner().id, word);
-        Err(BusError::Evicted { stamp: stamp.0 })
-    }
-
-    /// Whether a poll would find something: one load.
-    #[inline]
-    pub fn is_ready(&self) -> bool {
-        self.reader.ready(&self.shared.sequencer)
+        if self.lossy.is_none()
+            && let Some(word) = self.shared.own_word()
+        {
+            self.shared.evict(self.shared.owner().id, word);
+        }
+        true
     }
 
     /// The buckets it has to be woken for.
     pub fn buckets(&self) -> &BucketSet {
         self.reader.buckets()
-    }
-
-    /// Blocks until a poll may find something, at most `timeout` and at most one [`SLICE`]; `false` if nothing came.
-    ///
-    /// # Errors
-    /// [`BusError::Closed`], [`BusError::System`].
-    pub fn wait(&mut self, strategy: WaitStrategy, timeout: Duration) -> Result<bool> {
-        if !self.open || self.shared.is_closed() {
-            return Err(BusError::Closed);
-        }
-        let slice = timeout.min(SLICE);
-        let spin = match strategy {
-            WaitStrategy::Spin => slice,
-            WaitStrategy::SpinThenPark => SPIN.min(slice),
-            WaitStrategy::Park => Duration::ZERO,
-        };
-        let start = clock::monotonic_nanos();
-        while !spin.is_zero() {
-            // The clock costs as much as many looks.
-            for _ in 0..64 {
-                if self.advance_to_ready() {
-                    return Ok(true);
-                }
-                std::hint::spin_loop();
-            }
-            if clock::monotonic_nanos() - start >= spin.as_nanos() as u64 {
-                break;
-            }
-        }
-        if strategy == WaitStrategy::Spin {
-            return Ok(false);
-        }
-        let left = slice.saturating_sub(Duration::from_nanos(clock::monotonic_nanos() - start));
-        if left.is_zero() {
-            return Ok(false);
-        }
-        let buckets = *self.reader.buckets();
-        let seen = self.shared.fall_asleep(&buckets, SleepKind::Futex);
-        let outcome = if self.advance_to_ready() {
-            Ok(true)
-        } else {
-            self.shared
-                .hint_word
-                .wait(seen, buckets.futex_bits(), Some(left.min(SAFETY)))
-                .map(|_| self.advance_to_ready())
-                .map_err(BusError::from)
-        };
-        self.shared.wake_up(&buckets, SleepKind::Futex);
-        outcome
-    }
-
-    /// Passes over what is not for this reader; `true` if something that may be is next.
-    pub fn advance_to_ready(&mut self) -> bool {
-        if self.lease.oldest.is_empty() {
-            while self.reader.skip(&self.shared.sequencer, SKIP) == SKIP {
-                self.store_position();
-            }
-        }
-        self.is_ready()
     }
 
     /// Leaves the addresses that no other subscription of this attachment wants, and the order.
@@ -601,4 +479,21 @@ impl Shared {
             self.own.region.fetch_or(payload::BUCKETS + 8 * i as u64, *word, Ordering::AcqRel);
         }
     }
+}
+
+/// Which of `addresses` a frame is for, and how many bytes of its payload are destinations.
+#[inline]
+fn wanted(addresses: &[Address], frame: &Frame, memory: &PeerMemory) -> Option<(usize, u64)> {
+    let index_of = |address: Address| addresses.iter().position(|a| *a == address);
+    if frame.header.kind == Kind::Message {
+        return index_of(frame.header.address()).map(|index| (index, 0));
+    }
+    let mut bytes = [0; 8];
+    (0..frame.header.destination)
+        .map(|i| {
+            memory.view().copy_out(frame.offset + 8 * i, &mut bytes);
+            Address(u64::from_le_bytes(bytes))
+        })
+        .find_map(index_of)
+        .map(|index| (index, 8 * frame.header.destination))
 }

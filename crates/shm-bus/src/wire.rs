@@ -3,6 +3,8 @@
 //! The first datagram each way starts with [`Greeting`] in a form that never changes, so that builds of different
 //! layout versions can tell each other so. Everything else is postcard.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use shm_bus_ring::layout::LAYOUT_VERSION;
 
@@ -26,8 +28,28 @@ pub(crate) fn greeted_version(bytes: &[u8]) -> Option<u64> {
 /// How a reader wants to be treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum WirePolicy {
+    /// As it has been, or as a reader is treated that does not say.
+    AsBefore,
     /// Publishers wait for it, this many milliseconds at most.
     Block { deadline: u64 },
+    /// Publishers wait for it.
+    Pinned,
+    /// It does not count.
+    Lossy,
+    /// It loses its place as soon as it is in the way, or this many slots behind.
+    Evict { lag: u64 },
+}
+
+impl fmt::Display for WirePolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AsBefore => write!(f, "as before"),
+            Self::Block { deadline } => write!(f, "'block' with a deadline of {deadline} ms"),
+            Self::Pinned => write!(f, "'pinned'"),
+            Self::Lossy => write!(f, "'lossy'"),
+            Self::Evict { lag } => write!(f, "'evict' with a maxLag of {lag}"),
+        }
+    }
 }
 
 /// From an attachment to the master's role.
@@ -85,6 +107,8 @@ pub(crate) enum Failure {
     NotYours { address: u64 },
     /// The name cannot be used.
     Name { name: String },
+    /// It has held the others up too often.
+    Worn { evictions: u8 },
 }
 
 /// The longest datagram: a `Joined` with every attachment in it.

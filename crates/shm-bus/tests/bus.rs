@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use common::Scratch;
 use shm_bus::{
-    Address, AttachOptions, Bus, BusError, Envelope, Event, MasterMode, SubscribeOptions, Subscription,
-    WaitStrategy,
+    Address, AttachOptions, Bus, BusError, Envelope, Event, MasterMode, Overload, SubscribeOptions,
+    Subscription, WaitStrategy,
 };
 
 fn read(subscription: &mut Subscription, want: usize) -> Vec<(u64, Address, Vec<u8>)> {
@@ -77,7 +77,10 @@ fn a_master_that_leaves_is_followed_by_another_and_traffic_goes_on() {
 fn a_slow_reader_is_waited_for_and_then_loses_its_place() {
     let scratch = Scratch::new();
     let (a, b) = (scratch.attach(), scratch.attach());
-    let options = SubscribeOptions { deadline: Duration::from_millis(50), ..Default::default() };
+    let options = SubscribeOptions {
+        overload: Some(Overload::Block { deadline: Duration::from_millis(50) }),
+        ..Default::default()
+    };
     let mut slow = b.subscribe(&["g".into()], false, options).unwrap();
     let mut publisher = a.publisher().unwrap();
     let g = publisher.resolve("g").unwrap();

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use common::{LONG, Scratch, read, until};
 use shm_bus::{
-    Address, AttachOptions, BucketSet, Bus, BusError, Envelope, Event, MAX_DESTINATIONS, SubscribeOptions,
-    Subscription, WaitStrategy,
+    Address, AttachOptions, BucketSet, Bus, BusError, Envelope, Event, MAX_DEADLINE, MAX_DESTINATIONS,
+    Overload, SubscribeOptions, Subscription, WaitStrategy,
 };
 use shm_bus_os::futex::Wait;
 use shm_bus_os::{Channel, Interest, Name, Poller, Word};
@@ -18,11 +18,19 @@ use shm_bus_ring::Bucket;
 use shm_bus_ring::layout::{header, payload, sequencer};
 
 fn impatient() -> SubscribeOptions {
-    SubscribeOptions { deadline: Duration::from_millis(20), timeout: LONG, ..Default::default() }
+    SubscribeOptions {
+        overload: Some(Overload::Block { deadline: Duration::from_millis(20) }),
+        timeout: LONG,
+        ..Default::default()
+    }
 }
 
 fn patient() -> SubscribeOptions {
-    SubscribeOptions { deadline: Duration::from_secs(10), timeout: LONG, ..Default::default() }
+    SubscribeOptions {
+        overload: Some(Overload::Block { deadline: MAX_DEADLINE }),
+        timeout: LONG,
+        ..Default::default()
+    }
 }
 
 /// The numbers of the messages that one poll gives, and what it says.
@@ -398,8 +406,10 @@ fn a_sleeper_with_many_groups_is_woken_by_each_of_them_after_others_traffic() {
 fn a_deadline_has_a_limit() {
     let scratch = Scratch::new();
     let bus = scratch.attach();
-    let options =
-        SubscribeOptions { deadline: shm_bus::MAX_DEADLINE + Duration::from_millis(1), ..Default::default() };
+    let options = SubscribeOptions {
+        overload: Some(Overload::Block { deadline: MAX_DEADLINE + Duration::from_millis(1) }),
+        ..Default::default()
+    };
     let refused = bus.subscribe(&["g".into()], false, options).map(drop);
     assert!(matches!(refused, Err(BusError::InvalidOption { option: "deadline", .. })));
     bus.subscribe(&["g".into()], false, patient()).unwrap();

@@ -8,10 +8,17 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{Child, Dice, LONG, Scratch, read, until};
-use shm_bus::{AttachOptions, Bus, BusError, Envelope, Event, SubscribeOptions, Subscription, WaitStrategy};
+use shm_bus::{
+    AttachOptions, Bus, BusError, Envelope, Event, MAX_DEADLINE, Overload, SubscribeOptions, Subscription,
+    WaitStrategy,
+};
 
 fn patient() -> SubscribeOptions {
-    SubscribeOptions { deadline: Duration::from_secs(10), timeout: LONG, ..Default::default() }
+    SubscribeOptions {
+        overload: Some(Overload::Block { deadline: MAX_DEADLINE }),
+        timeout: LONG,
+        ..Default::default()
+    }
 }
 
 /// Everyone agrees on who is there.

@@ -30,6 +30,8 @@ export const layout = {
     control: 264,
     /** One more than the highest id ever used. */
     high: 272,
+    /** The smallest lag at which a reader wants to lose its place; 0 if none does. */
+    evictionLag: 280,
     fullSince: 384,
     /** Counts releases of space; its low half is the word that publishers sleep on. */
     space: 512,
@@ -67,6 +69,8 @@ export const layout = {
     wouldBlock: 784,
     delivered: 896,
     violations: 904,
+    /** Stamps that lossy subscriptions have missed. */
+    missed: 912,
     headers: 4096,
     entryBytes: 128,
     /** Payloads up to this size stand in the entry itself. */

@@ -15,6 +15,8 @@ export interface Counters {
   readonly delivered: number;
   /** Frames refused by the reader's checks. */
   readonly violations: number;
+  /** Stamps that lossy subscriptions have missed. */
+  readonly missed: number;
   /** How often it went to sleep. */
   readonly sleeps: number;
 }
@@ -56,6 +58,7 @@ export class PageReader {
       wouldBlock: memory.loadRising(at.wouldBlock),
       delivered: memory.loadRising(at.delivered),
       violations: memory.loadRising(at.violations),
+      missed: memory.loadRising(at.missed),
       sleeps: memory.loadRising(at.sleepEpoch),
     };
   }

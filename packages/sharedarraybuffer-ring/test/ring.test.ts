@@ -240,6 +240,7 @@ describe("a ring", () => {
       wouldBlock: 2,
       delivered: 0,
       violations: 0,
+      missed: 0,
       sleeps: 0,
     });
     const page = new PageReader(ring.buffer, start + sender.byteLength);

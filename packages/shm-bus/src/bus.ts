@@ -15,6 +15,7 @@ import type { Destination } from "./message.ts";
 import {
   type AttachOptions,
   checkNumbers,
+  nativeSubscribeOptions,
   nativeAttachOptions,
   type PublishOptions,
   type SubscribeOptions,
@@ -53,6 +54,8 @@ export interface Stats {
   readonly delivered: number;
   /** Frames that failed a reader's checks. */
   readonly violations: number;
+  /** Stamps that `lossy` subscriptions have missed. */
+  readonly missed: number;
   /** How often this attachment went to sleep. */
   readonly sleeps: number;
   /** Stamps that its slowest subscription has yet to look at. */
@@ -123,6 +126,8 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
       orderWords: () => this.#openOrderWords(),
       // The control records say so too, to everyone; this attachment learns it from its own subscription.
       evicted: (stamp) => void this.emit("evicted", { stamp, address: this.address }),
+      gap: (subscription, stamp, until) =>
+        void this.emit("gap", { stamp, until, subscription: subscription as Subscription<unknown> }),
       delivered: (count) => {
         if (deliverChannel.hasSubscribers)
           deliverChannel.publish({ bus: this.name, address: this.address, count });
@@ -398,9 +403,6 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
   ): Promise<unknown> {
     this.#open();
     options.signal?.throwIfAborted();
-    if (options.overload !== undefined && options.overload !== "block") {
-      throw invalidOption("overload", `must be 'block', not ${String(options.overload)}`);
-    }
     if (options.codec !== undefined) checkedCodec(options.codec as Codec<unknown>);
     const names = [...new Set(typeof to === "string" ? [to] : checkedNames("to", to))];
     if (names.length === 0) throw invalidOption("to", "a subscription needs at least one group or address");
@@ -434,16 +436,14 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     options: Omit<SubscribeOptions, "codec">,
     records: boolean,
   ): Promise<NativeSubscription> {
-    const { deadline = 100, timeout = 5000, signal } = options;
-    checkNumbers({ deadline, timeout });
-    const subscribing = translated(() =>
-      this.#native.subscribe(groups, ownAddress, deadline, timeout, records),
-    );
+    const { signal } = options;
+    const native = nativeSubscribeOptions(options, records);
+    const subscribing = translated(() => this.#native.subscribe(groups, ownAddress, native));
     try {
       return await abortable(
         subscribing as Promise<NativeSubscription>,
         signal,
-        (late) => void late.close(timeout).catch(() => {}),
+        (late) => void late.close(native.timeoutMs).catch(() => {}),
       );
     } catch (error) {
       throw fromNative(error);

@@ -1,8 +1,17 @@
+import type { Subscription } from "./subscription.ts";
+
 /** A change of who is on the bus, at its place in the order. */
 export interface MembershipEvent {
   readonly stamp: number;
   /** The attachment's address. */
   readonly address: string | undefined;
+}
+
+/** What a `lossy` subscription has missed: the stamps from `stamp` up to `until`, without `until`. */
+export interface GapEvent {
+  readonly stamp: number;
+  readonly until: number;
+  readonly subscription: Subscription<unknown>;
 }
 
 /** Events of a {@link Bus}. */
@@ -13,6 +22,8 @@ export interface BusEvents {
   left: [MembershipEvent & { readonly groups: readonly string[] }];
   evicted: [MembershipEvent];
   master: [MembershipEvent];
+  /** Comes before the messages behind the gap. */
+  gap: [GapEvent];
   close: [];
   error: [unknown];
 }

@@ -20,7 +20,7 @@ export interface Destination {
 export interface Delivery<T> {
   readonly table: Float64Array;
   readonly buffers: Buffers;
-  /** A payload that the addon has copied, because its page was written to in this process. */
+  /** A payload that the addon has copied: for a lossy subscription, or because its page was written to in this process. */
   readonly copyOf: (n: number) => Uint8Array;
   readonly destinations: readonly Destination[];
   readonly codec: Codec<T>;

@@ -1,4 +1,4 @@
-import type { NativeAttachOptions } from "@shm-bus/native";
+import type { NativeAttachOptions, NativeSubscribeOptions } from "@shm-bus/native";
 
 import type { Codec } from "./codec.ts";
 import { invalidOption } from "./errors.ts";
@@ -37,17 +37,34 @@ export interface AttachOptions<T = Uint8Array> {
   checkLeases?: boolean;
 }
 
+/** What happens when a ring is full because of a reader: see {@link SubscribeOptions.overload}. */
+export type Overload = "block" | "pinned" | "lossy" | "evict";
+
 /** Options of {@link Bus.subscribe}. */
 export interface SubscribeOptions<T = Uint8Array> {
   /** Gives up waiting for the master. */
   signal?: AbortSignal;
   /**
-   * What happens when the ring is full because of this reader. `block`: publishers wait for it, `deadline`
-   * milliseconds at most; then it is evicted and told the first stamp it lost.
+   * What happens when a ring is full because of this reader.
+   *
+   * - `block` (default): publishers wait for it, {@link SubscribeOptions.deadline} milliseconds at most; then it is
+   *   evicted and told the first stamp it lost. An attachment evicted three times is refused it.
+   * - `pinned`: publishers wait for it without a bound.
+   * - `lossy`: nobody waits for it. Its messages are copies; what it missed is told exactly, by a `gap` event of the bus
+   *   and by {@link Subscription.missed}.
+   * - `evict`: nobody waits for it: it is evicted when a ring is full because of it, or when it is more than
+   *   {@link SubscribeOptions.maxLag} stamps behind.
+   *
+   * All subscriptions of an attachment but the `lossy` ones share one fate: a second one has the same, or leaves it out.
    */
-  overload?: "block";
-  /** Milliseconds, 100 by default, 10000 at most. */
+  overload?: Overload;
+  /** With `block`: milliseconds, 100 by default, 10000 at most. */
   deadline?: number;
+  /**
+   * With `evict`: stamps, from 1 to the slots of the bus, which is the default. Publishers look each quarter of it, or
+   * each eight stamps.
+   */
+  maxLag?: number;
   /** Milliseconds to wait for the master's answer, 5000 by default. */
   timeout?: number;
   /** How bytes become values, the attachment's codec by default. */
@@ -96,5 +113,19 @@ export function nativeAttachOptions(options: AttachOptions<never>): NativeAttach
     }
     native.runtimeDirectory = runtimeDirectory;
   }
+  return native;
+}
+
+/** The options as the addon takes them; it checks ranges and what goes together. */
+export function nativeSubscribeOptions(
+  options: Omit<SubscribeOptions, "codec">,
+  records: boolean,
+): NativeSubscribeOptions {
+  const { overload, deadline, maxLag, timeout = 5000 } = options;
+  checkNumbers({ deadline, maxLag, timeout });
+  const native: NativeSubscribeOptions = { timeoutMs: timeout, records };
+  if (overload !== undefined) native.overload = String(overload);
+  if (deadline !== undefined) native.deadlineMs = deadline;
+  if (maxLag !== undefined) native.maxLag = maxLag;
   return native;
 }

@@ -21,6 +21,7 @@ export interface Host {
   /** The words to sleep on, made when first needed. */
   orderWords(): Int32Array;
   evicted(stamp: number): void;
+  gap(subscription: object, stamp: number, until: number): void;
   delivered(count: number): void;
   closed(subscription: object): void;
 }
@@ -36,6 +37,7 @@ const hintIndex = layout.sequencer.hint / 4;
 const rowsMask = 0xffff;
 const retiredFlag = 1 << 16;
 const storedFlag = 1 << 17;
+const gapsFlag = 1 << 18;
 
 let warned = false;
 
@@ -120,6 +122,11 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
     return this.#native.violations;
   }
 
+  /** Stamps that it has missed, in all: the sum of its `gap` events. Only a `lossy` subscription has any. */
+  get missed(): number {
+    return this.#native.missed;
+  }
+
   #endLease(): void {
     if (this.#host.checkLeases)
       for (let row = 0; row < this.#rows; row++) (this.#messages[row] as Message<T>).end();
@@ -149,6 +156,10 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
   #onFlags(polled: number): void {
     if ((polled & retiredFlag) !== 0) this.#host.buffers.forgetRetired();
     if ((polled & storedFlag) !== 0) warnOfStore();
+    if ((polled & gapsFlag) !== 0) {
+      const gaps = this.#native.takeGaps();
+      for (let n = 0; n < gaps.length; n += 2) this.#host.gap(this, gaps[n] as number, gaps[n + 1] as number);
+    }
   }
 
   #failed(error: unknown): unknown {

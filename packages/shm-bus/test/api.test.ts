@@ -506,6 +506,7 @@ describe("observing", () => {
       wouldBlock: 0,
       delivered: 0,
       violations: 0,
+      missed: 0,
       sleeps: 0,
       lag: 0,
     });

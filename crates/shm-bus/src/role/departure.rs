@@ -42,6 +42,7 @@ impl Role {
         self.set_word(member, |w| w.with_attach(AttachState::Departed).with_reader(ReaderState::None));
         self.shared.sequencer.sleepers().forget(AttachmentId(member.id));
         self.shared.release_space();
+        self.shared.sequencer.refresh_eviction_lag();
         let address = self.shared.sequencer.members().read(AttachmentId(member.id)).address;
         let then = Then::Departed { member, client: client.map(Box::new), acknowledged };
         self.enqueue(Record::Departed { member, address, departure }, then);

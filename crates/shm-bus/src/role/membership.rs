@@ -4,6 +4,8 @@ use super::*;
 
 /// An attachment that was evicted as often as this may not read any more: its count has 8 bits.
 const MAX_EVICTIONS: u8 = 250;
+/// One that was evicted as often as this is not waited for any more.
+const WORN: u8 = 3;
 
 impl Role {
     /// Makes the groups that are missing, one at a time so that two who ask for one name get one group.
@@ -64,22 +66,47 @@ impl Role {
             self.reply(n, &Reply::Failed { request, failure: Failure::NotYours { address: *address } });
             return;
         }
-        let WirePolicy::Block { deadline } = policy;
-        let deadline = deadline.min(MAX_DEADLINE.as_millis() as u64);
         let room = self.directory.encode().len() + addresses.len() * 16;
         if room as u64 > MAX_ENCODED || self.word(member).evictions() >= MAX_EVICTIONS {
             let failure = Failure::Limit { what: "memberships".into(), limit: MAX_ENCODED };
             self.reply(n, &Reply::Failed { request, failure });
             return;
         }
-        let members = self.shared.sequencer.members();
-        if !self.word(member).counts() {
-            // The floor counts from before the record on, so that nothing the reader will need is overwritten.
-            let floor = self.shared.sequencer.find().map_or(0, |found| found.stamp);
-            members.set_reader(AttachmentId(member.id), floor, deadline, 0);
-            self.set_word(member, |w| w.with_reader(ReaderState::Live).with_policy(Policy::Block));
+        if let Err(failure) = self.count_reader(member, policy) {
+            self.reply(n, &Reply::Failed { request, failure });
+            return;
         }
         self.enqueue(Record::Joined { member, addresses }, Then::Joined { client: n, request });
+    }
+
+    /// Makes a reader count, with the policy it asks for.
+    fn count_reader(&self, member: MemberId, policy: WirePolicy) -> core::result::Result<(), Failure> {
+        let (id, sequencer) = (AttachmentId(member.id), &self.shared.sequencer);
+        let present = sequencer.members().read(id);
+        let (counts, evictions) = (present.word.counts(), present.word.evictions());
+        let (policy, deadline, max_lag) = match policy {
+            WirePolicy::Lossy => return Ok(()),
+            WirePolicy::AsBefore if counts => return Ok(()),
+            WirePolicy::AsBefore if evictions < WORN => {
+                (Policy::Block, DEFAULT_DEADLINE.as_millis() as u64, 0)
+            }
+            WirePolicy::AsBefore => (Policy::Evict, 0, sequencer.slot_count()),
+            WirePolicy::Block { .. } if evictions >= WORN => return Err(Failure::Worn { evictions }),
+            WirePolicy::Block { deadline } => {
+                (Policy::Block, deadline.min(MAX_DEADLINE.as_millis() as u64), 0)
+            }
+            WirePolicy::Pinned => (Policy::Pinned, 0, 0),
+            WirePolicy::Evict { lag } => (Policy::Evict, 0, lag.clamp(1, sequencer.slot_count())),
+        };
+        // The floor of a new reader counts from before its record on, so that nothing it will need is overwritten.
+        let floor = if counts { present.floor } else { sequencer.find().map_or(0, |found| found.stamp) };
+        sequencer.members().set_reader(id, floor, deadline, max_lag);
+        self.set_word(member, |w| {
+            let reader = if counts { w.reader() } else { ReaderState::Live };
+            w.with_reader(reader).with_policy(policy)
+        });
+        self.shared.sequencer.refresh_eviction_lag();
+        Ok(())
     }
 
     pub(super) fn leave(&mut self, n: u64, member: MemberId, request: u64, addresses: Vec<u64>, last: bool) {
@@ -88,6 +115,7 @@ impl Role {
                 if w.reader() == ReaderState::Evicted { w } else { w.with_reader(ReaderState::None) }
             });
             self.shared.release_space();
+            self.shared.sequencer.refresh_eviction_lag();
         }
         let addresses: Vec<u64> = addresses.into_iter().take(MAX_ADDRESSES).collect();
         self.enqueue(Record::Left { member, addresses }, Then::Left { client: n, request });

@@ -2,12 +2,17 @@
 
 use super::*;
 
-/// Positions of the counting subscriptions; the cursor is the smallest.
+struct Reading {
+    position: u64,
+    policy: WirePolicy,
+}
+
+/// The counting subscriptions; the cursor is the smallest of their positions.
 #[derive(Default)]
 pub(super) struct Positions {
-    pub by_subscription: BTreeMap<u32, u64>,
+    by_subscription: BTreeMap<u32, Reading>,
     /// How often this attachment had been evicted when these were taken: an eviction ends all of them at once.
-    pub evictions: u8,
+    evictions: u8,
 }
 
 impl Shared {
@@ -18,24 +23,41 @@ impl Shared {
         if positions.evictions == evictions
             && let Some(held) = positions.by_subscription.get_mut(&subscription)
         {
-            *held = position;
+            held.position = position;
             self.store_cursor(&positions);
         }
     }
 
-    /// A new subscription, holding the cursor where it is until its own position is known. Gives its number and the
-    /// count of evictions that it belongs to.
-    pub fn reserve_position(&self) -> (u32, u8) {
-        let number = self.next_subscription.fetch_add(1, Ordering::Relaxed) as u32;
+    /// The number of a new subscription.
+    pub fn number_subscription(&self) -> u32 {
+        self.next_subscription.fetch_add(1, Ordering::Relaxed) as u32
+    }
+
+    /// A new counting subscription, holding the cursor where it is until its own position is known. Gives its number
+    /// and the count of evictions that it belongs to.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidOption`] if those that count already asked for another policy.
+    pub fn reserve_position(&self, policy: WirePolicy) -> Result<(u32, u8)> {
+        let number = self.number_subscription();
         let evictions = self.own_word().map_or(0, MemberWord::evictions);
         let mut positions = lock(&self.positions);
         if positions.evictions != evictions {
             *positions = Positions { evictions, ..Positions::default() };
         }
+        if policy != WirePolicy::AsBefore {
+            let given = |r: &&Reading| r.policy != WirePolicy::AsBefore && r.policy != policy;
+            if let Some(Reading { policy: shared, .. }) = positions.by_subscription.values().find(given) {
+                let why = format!(
+                    "must be {shared} as in this attachment's other subscriptions, or 'lossy'; attach once more for another"
+                );
+                return Err(BusError::InvalidOption { option: "overload", why });
+            }
+        }
         // Below its start whatever happens: the floor that the role stores holds it up.
         let cursor = self.own.region.load(payload::CURSOR, Memory::Relaxed);
-        positions.by_subscription.insert(number, cursor);
-        (number, evictions)
+        positions.by_subscription.insert(number, Reading { position: cursor, policy });
+        Ok((number, evictions))
     }
 
     /// Takes a subscription out; `true` if it was the last.
@@ -47,13 +69,13 @@ impl Shared {
     }
 
     pub(super) fn store_cursor(&self, positions: &Positions) {
-        let Some(cursor) = positions.by_subscription.values().min() else {
+        let Some(cursor) = positions.by_subscription.values().map(|r| r.position).min() else {
             return;
         };
-        if self.own.region.load(payload::CURSOR, Memory::Relaxed) == *cursor {
+        if self.own.region.load(payload::CURSOR, Memory::Relaxed) == cursor {
             return;
         }
-        if self.sequencer.store_cursor(&self.own.region, *cursor) {
+        if self.sequencer.store_cursor(&self.own.region, cursor) {
             self.release_space();
         }
     }
