@@ -101,7 +101,7 @@ impl LoopWaker {
             drop(unsafe { Box::from_raw(state) });
             return Err(named(
                 "ERR_SHM_BUS_SYSTEM",
-                &format!("the event loop cannot poll a socket: error {status}"),
+                &format!("the event loop cannot poll a pipe: error {status}"),
             ));
         }
         // SAFETY: an initialised handle; the hook is removed by the close callback, which ends the state.
@@ -141,12 +141,7 @@ impl Drop for LoopWaker {
     }
 }
 
-unsafe extern "C" fn on_readable(handle: *mut UvPoll, status: c_int, _events: c_int) {
-    if status < 0 {
-        // libuv stops polling a socket that reports an error. Reading takes the error away: what it says is not heard.
-        // SAFETY: the handle is not closing, or this callback would not run.
-        unsafe { uv_poll_start(handle, UV_READABLE, on_readable) };
-    }
+unsafe extern "C" fn on_readable(handle: *mut UvPoll, _status: c_int, _events: c_int) {
     // SAFETY: the data was set at the start and lives as long as the handle.
     let state = unsafe { &*uv_handle_get_data(handle).cast::<State>() };
     let env = Env::from_raw(state.env);

@@ -245,7 +245,8 @@ fn join(
         return Err(BusError::Refused { why }.into());
     }
     let hello = wire::with_greeting(&Request::Hello { protocol: options.protocol });
-    match channel.send(&hello, &[own.fd.as_fd(), own.bell.ringer().as_fd()]) {
+    let bell = own.bell.to_give()?;
+    match channel.send(&hello, &[own.fd.as_fd(), bell.as_fd()]) {
         Ok(Sent::Done) => {}
         Ok(Sent::Full) => return Err(Joining::Hangup(own)),
         Err(error) if error.is_disconnected() => return Err(Joining::Hangup(own)),

@@ -194,7 +194,7 @@ impl Bus {
 
     /// Rings the attachment's own bell, as a publisher does.
     pub fn nudge(&self) {
-        let _ = self.shared.own.bell.ringer().ring();
+        let _ = self.shared.own.bell.ring();
     }
 
     /// Drains the bell.

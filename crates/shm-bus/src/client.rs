@@ -1,11 +1,11 @@
 //! The master's end of one side channel: what it knows of the process there, and what it still has to send.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use shm_bus_os::{Channel, Sent, process};
+use shm_bus_os::{Channel, OsError, Sent, process};
 
 use crate::error::Result;
 use crate::payload_memory::PeerMemory;
@@ -25,11 +25,13 @@ pub(crate) enum Attachments {
 }
 
 impl Attachments {
-    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+    fn send(&self, channel: &Channel, bytes: &[u8]) -> core::result::Result<Sent, OsError> {
         match self {
-            Attachments::None => Vec::new(),
-            Attachments::Memory(memory) => memory.fds().to_vec(),
-            Attachments::Owned(fds) => fds.iter().map(AsFd::as_fd).collect(),
+            Attachments::None => channel.send(bytes, &[]),
+            Attachments::Memory(memory) => {
+                channel.send(bytes, &[memory.fd(), memory.ringer().to_give()?.as_fd()])
+            }
+            Attachments::Owned(fds) => channel.send(bytes, &fds.iter().map(AsFd::as_fd).collect::<Vec<_>>()),
         }
     }
 }
@@ -113,13 +115,13 @@ impl Client {
     pub fn flush(&mut self) -> bool {
         let Some(channel) = &self.channel else { return true };
         while let Some((bytes, attachments)) = self.outbox.front() {
-            match channel.send(bytes, &attachments.fds()) {
+            match attachments.send(channel, bytes) {
                 Ok(Sent::Done) => {
                     self.outbox.pop_front();
                 }
                 Ok(Sent::Full) => return true,
                 Err(error) if error.is_disconnected() => return false,
-                // Too many descriptors in flight for this user: later.
+                // Too many descriptors, in flight for this user or in this process: later.
                 Err(_) => return true,
             }
         }

@@ -172,10 +172,13 @@ impl Control {
             return;
         }
         let (term, _) = self.shared.sequencer.term();
-        match Channel::connect(&self.name) {
-            Ok(channel) => {
+        let shared = &self.shared;
+        let connected =
+            Channel::connect(&self.name).and_then(|channel| Ok((channel, shared.own.bell.to_give()?)));
+        match connected {
+            Ok((channel, bell)) => {
                 let again = wire::with_greeting(&Request::Again { member: self.shared.member });
-                let fds = [self.shared.own.fd.as_fd(), self.shared.own.bell.ringer().as_fd()];
+                let fds = [self.shared.own.fd.as_fd(), bell.as_fd()];
                 let ours = channel.peer().is_ok_and(|peer| peer.uid == process::uid());
                 if ours && matches!(channel.send(&again, &fds), Ok(Sent::Done)) {
                     self.attach_channel(channel);

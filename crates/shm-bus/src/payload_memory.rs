@@ -97,8 +97,9 @@ impl PeerMemory {
         self.geometry
     }
 
-    pub(crate) fn fds(&self) -> [BorrowedFd<'_>; 2] {
-        [self.fd.as_fd(), self.ringer.as_fd()]
+    /// Its memfd, to be given to somebody else together with [`Ringer::to_give`].
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     pub(crate) fn ringer(&self) -> &Ringer {

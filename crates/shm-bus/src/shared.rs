@@ -131,7 +131,7 @@ impl Shared {
         };
         // One sees oneself as the others do.
         let dup = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| duplicate_failed(&e));
-        let (fd, bell) = (dup(shared.own.fd.as_fd())?, dup(shared.own.bell.ringer().as_fd())?);
+        let (fd, bell) = (dup(shared.own.fd.as_fd())?, shared.own.bell.to_give()?);
         shared.peers.insert(PeerMemory::open(shared.member, fd, bell)?);
         Ok(shared)
     }
@@ -149,7 +149,7 @@ impl Shared {
         self.closed.store(true, Ordering::Release);
         lock(&self.requests).clear();
         // Whoever sleeps has to hear of it: the event loop, and blocked threads.
-        let _ = self.own.bell.ringer().ring();
+        let _ = self.own.bell.ring();
         let _ = self.hint_word.wake(u32::MAX, u32::MAX);
     }
 

@@ -54,7 +54,7 @@ impl Shared {
         }
         // The id may be another's by now, and then so are its bits. One that is closed was woken before it slept.
         if self.own_word().is_none() {
-            let _ = self.own.bell.ringer().ring();
+            let _ = self.own.bell.ring();
             return (self.sequencer.hint() as u32).wrapping_sub(1);
         }
         self.sequencer.sleepers().fall_asleep(&self.own.region, self.owner().id, buckets, kind) as u32
@@ -85,7 +85,7 @@ impl Shared {
             // A blocked thread has made this attachment one that is woken by the futex: back to the event loop, which
             // looks once more for what came meanwhile.
             sleepers.enter(self.owner().id, &armed, SleepKind::Poll);
-            let _ = self.own.bell.ringer().ring();
+            let _ = self.own.bell.ring();
         }
     }
 
