@@ -10,6 +10,7 @@ mod cpu;
 mod crew;
 mod floors;
 mod options;
+mod overload;
 mod round_trip;
 mod single;
 mod throughput;
@@ -45,6 +46,7 @@ fn run(command: &Command, options: &Options) -> Outcome<()> {
         Command::FutexWake => floors::futex_wake(options)?,
         Command::RoundTrip => round_trip::run(options)?,
         Command::Throughput => throughput::run(options)?,
+        Command::Overload => overload::run(options)?,
         Command::Single => single::run(options)?,
     };
     println!("{line}");

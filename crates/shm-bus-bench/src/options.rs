@@ -19,6 +19,7 @@ Floors, each with two processes:
 Figures of the Rust core:
   round-trip            64 bytes there and back (--wait)
   throughput            messages a second (--publishers, --readers, --batch)
+  overload              what a stopped reader costs a publisher at 10 kHz (--policy)
   single                one process publishes and reads by turns, for profilers (--messages)
 
 Helpers of the driver:
@@ -33,6 +34,8 @@ Options:
   --readers N           (default 1)
   --batch N             messages in each publish (default 1)
   --bytes N             bytes of a message, at least 8 (default 64)
+  --policy none|block|pinned|lossy|evict
+                        of the stopped reader of overload (default block)
   --messages N          of single (default 1000000)
 ";
 
@@ -47,7 +50,19 @@ pub enum Command {
     FutexWake,
     RoundTrip,
     Throughput,
+    Overload,
     Single,
+}
+
+/// Overload policy of the reader that is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Nobody is.
+    None,
+    Block,
+    Pinned,
+    Lossy,
+    Evict,
 }
 
 /// How a reader that finds nothing waits.
@@ -72,6 +87,7 @@ pub struct Options {
     pub batch: usize,
     pub bytes: usize,
     pub messages: u64,
+    pub policy: Policy,
     /// Set in the processes that a measurement starts: which one this is, and where the bus is.
     pub member: Option<Member>,
 }
@@ -93,6 +109,7 @@ pub fn parse() -> Outcome<(Command, Options)> {
         batch: 1,
         bytes: 64,
         messages: 1_000_000,
+        policy: Policy::Block,
         member: None,
     };
     let (mut command, mut index, mut directory) = (None, None, None);
@@ -111,6 +128,7 @@ pub fn parse() -> Outcome<(Command, Options)> {
                     "futex-wake" => Command::FutexWake,
                     "round-trip" => Command::RoundTrip,
                     "throughput" => Command::Throughput,
+                    "overload" => Command::Overload,
                     "single" => Command::Single,
                     _ => return Err(format!("there is no command {name:?}; see --help").into()),
                 });
@@ -130,6 +148,16 @@ pub fn parse() -> Outcome<(Command, Options)> {
             Long("readers") => options.readers = count(&mut parser, "readers", 1, 64)?,
             Long("batch") => options.batch = count(&mut parser, "batch", 1, shm_bus::MAX_BATCH)?,
             Long("bytes") => options.bytes = count(&mut parser, "bytes", 8, 1 << 20)?,
+            Long("policy") => {
+                options.policy = match parser.value()?.string()?.as_str() {
+                    "none" => Policy::None,
+                    "block" => Policy::Block,
+                    "pinned" => Policy::Pinned,
+                    "lossy" => Policy::Lossy,
+                    "evict" => Policy::Evict,
+                    other => return Err(format!("there is no policy {other:?}; see --help").into()),
+                }
+            }
             Long("messages") => options.messages = parser.value()?.parse()?,
             Long("member") => index = Some(parser.value()?.parse()?),
             Long("directory") => directory = Some(PathBuf::from(parser.value()?)),
