@@ -3,47 +3,13 @@
 
 mod loom_common;
 
-use loom::sync::{Arc, Mutex};
 use loom::thread;
+use loom_common::kernel::Futex;
 use loom_common::{Bus, bucket, model, set};
 use shm_bus_ring::layout::sequencer;
-use shm_bus_ring::{
-    AttachmentId, Kind, LaneKind, Ordering, PublishError, Reader, ReaderState, Sequencer, SleepKind, Stamp,
-};
+use shm_bus_ring::{AttachmentId, Kind, LaneKind, Ordering, Reader, ReaderState, SleepKind, Stamp};
 
 const NONE: (ReaderState, u64) = (ReaderState::None, 0);
-const FIRST: (ReaderState, u64) = (ReaderState::Live, 1);
-
-/// The kernel's part: look at the word and queue up in one step; a wake finds who is queued.
-#[derive(Clone)]
-struct Futex(Arc<Mutex<Sleep>>);
-
-#[derive(Clone, Copy, Default)]
-struct Sleep {
-    waits: bool,
-    woken: bool,
-}
-
-impl Futex {
-    fn new() -> Futex {
-        Futex(Arc::new(Mutex::new(Sleep::default())))
-    }
-
-    fn wait(&self, word: impl Fn() -> u64, expected: u64) {
-        let mut sleep = self.0.lock().unwrap();
-        sleep.waits = word() == expected;
-    }
-
-    fn wake(&self) {
-        let mut sleep = self.0.lock().unwrap();
-        sleep.woken |= sleep.waits;
-    }
-
-    fn sleeps_on(&self) -> bool {
-        let sleep = self.0.lock().unwrap();
-        sleep.waits && !sleep.woken
-    }
-}
 
 #[derive(Clone, Copy, PartialEq)]
 enum Rule {
@@ -173,107 +139,4 @@ fn a_hint_that_is_not_raised_loses_a_wake() {
 #[should_panic = "a wake was lost"]
 fn a_look_for_sleepers_before_the_slot_is_filled_loses_a_wake() {
     sleep(Some(3), 1, 1, Rule::SleepersFirst);
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum SpaceRule {
-    Kept,
-    /// The waiter loads the space word after its last try.
-    WordLast,
-    /// The waiter sets its bit after its last try.
-    TryFirst,
-    /// The reader does not fence between its cursor and the bits.
-    Unfenced,
-    /// The reader looks at the bits before it stores its cursor.
-    LookFirst,
-}
-
-/// The only header holds a frame that the reader is about to pass.
-fn space(rule: SpaceRule) {
-    model(Some(3), move || {
-        let bus = Bus::new(3, 1, &[NONE, FIRST]);
-        let mut lane = bus.lane(0, LaneKind::Data);
-        bus.publish(&mut lane, 0, Kind::Message, 10).unwrap();
-        let futex = Futex::new();
-        let (there, waker) = (bus.clone(), futex.clone());
-        let reader = thread::spawn(move || {
-            let s = &there.sequencer;
-            let wanted = match rule {
-                SpaceRule::Unfenced => {
-                    there.store_cursor(1, 2);
-                    s.space_waiters(0) != 0
-                }
-                SpaceRule::LookFirst => {
-                    let wanted = s.space_waiters(0) != 0;
-                    there.store_cursor(1, 2);
-                    wanted
-                }
-                _ => s.store_cursor(&there.own[1], 2),
-            };
-            if wanted {
-                s.release_space();
-                waker.wake();
-            }
-        });
-        let s: &Sequencer = &bus.sequencer;
-        let mut full = || match bus.publish(&mut lane, 0, Kind::Message, 20) {
-            Ok(_) => false,
-            Err(PublishError::Full(full)) => {
-                assert_eq!(full.holder, Some((AttachmentId(1), 1)));
-                true
-            }
-            Err(e) => panic!("{e:?}"),
-        };
-        let bit = || s.wait_for_space(AttachmentId(0), true);
-        let (full, word) = match rule {
-            SpaceRule::WordLast => {
-                bit();
-                (full(), s.space())
-            }
-            SpaceRule::TryFirst => {
-                let full = full();
-                bit();
-                (full, s.space())
-            }
-            _ => {
-                bit();
-                let word = s.space();
-                (full(), word)
-            }
-        };
-        if full {
-            futex.wait(|| s.space(), word);
-        }
-        reader.join().unwrap();
-        assert!(!futex.sleeps_on(), "a release was lost");
-    });
-}
-
-#[test]
-fn a_publisher_that_waits_for_space_hears_of_it() {
-    space(SpaceRule::Kept);
-}
-
-#[test]
-#[should_panic = "a release was lost"]
-fn a_space_word_loaded_after_the_last_try_loses_a_release() {
-    space(SpaceRule::WordLast);
-}
-
-#[test]
-#[should_panic = "a release was lost"]
-fn a_last_try_before_the_bit_loses_a_release() {
-    space(SpaceRule::TryFirst);
-}
-
-#[test]
-#[should_panic = "a release was lost"]
-fn a_look_for_waiters_before_the_cursor_is_stored_loses_a_release() {
-    space(SpaceRule::LookFirst);
-}
-
-#[test]
-#[should_panic = "a release was lost"]
-fn a_cursor_without_a_fence_behind_it_loses_a_release() {
-    space(SpaceRule::Unfenced);
 }

@@ -2,14 +2,14 @@
 //!
 //! loom finds the places where another thread should have come first by the last access to each object alone. A thread
 //! that loads a word and then swaps it hides in this way what another did before the load, and whole schedules are never
-//! tried. So every access to a word that several threads use is preceded by a [`Clock::tick`]: an access to one object
+//! tried. So every access to a word that several threads use is preceded by a [`clock::Clock::tick`]: an access to one object
 //! that all ticks depend on, and that orders nothing in the memory model.
 #![allow(dead_code)]
 
-use std::sync::Mutex;
+mod clock;
+pub mod kernel;
 
-use loom::sync::Arc;
-use loom::thread;
+use clock::Clock;
 use shm_bus_ring::layout::{header, payload, sequencer};
 use shm_bus_ring::{
     Address, AttachState, AttachmentId, Bucket, BucketSet, Geometry, Kind, Lane, LaneKind, MemberWord,
@@ -34,39 +34,6 @@ impl Senders for Pages {
     }
 }
 
-/// See the module's description.
-#[derive(Clone)]
-struct Clock(std::sync::Arc<Hands>);
-
-struct Hands {
-    root: Arc<()>,
-    of: Mutex<Vec<(thread::ThreadId, Option<Arc<()>>)>>,
-}
-
-impl Clock {
-    fn new() -> Clock {
-        Clock(std::sync::Arc::new(Hands { root: Arc::new(()), of: Mutex::new(Vec::new()) }))
-    }
-
-    fn hand_of(&self, me: thread::ThreadId) -> Option<Arc<()>> {
-        let mut hands = self.0.of.lock().unwrap();
-        hands.iter_mut().find(|hand| hand.0 == me)?.1.take()
-    }
-
-    /// `Arc::get_mut` of a reference that is not dropped before the model ends: for loom's scheduler it is dependent on
-    /// every other one, and there is no drop that it could synchronise with. The lock is not held while loom may switch.
-    fn tick(&self) {
-        let me = thread::current().id();
-        let mut hand = self.hand_of(me).unwrap_or_else(|| Arc::clone(&self.0.root));
-        let _ = Arc::get_mut(&mut hand);
-        let mut hands = self.0.of.lock().unwrap();
-        match hands.iter_mut().find(|hand| hand.0 == me) {
-            Some(mine) => mine.1 = Some(hand),
-            None => hands.push((me, Some(hand))),
-        }
-    }
-}
-
 #[derive(Clone)]
 pub struct Bus {
     pub sequencer: Sequencer,
@@ -77,6 +44,11 @@ pub struct Bus {
 
 pub fn group() -> Address {
     Address::group(1)
+}
+
+/// A group whose frames do not concern the readers of [`group`].
+pub fn other_group() -> Address {
+    Address::group(2)
 }
 
 pub fn bucket() -> Bucket {
@@ -104,46 +76,30 @@ pub fn slot_offset(sequencer: &Sequencer, stamp: u64) -> u64 {
 impl Bus {
     /// `readers[id]` is the reader state and the floor of attachment `id`; its cursor is its floor.
     pub fn new(log2_slots: u32, headers: u64, readers: &[(ReaderState, u64)]) -> Bus {
-        Bus::with(log2_slots, headers, readers, false)
+        Bus::with(log2_slots, headers, readers, |_| false)
     }
 
     /// A bus in which a frame is overwritten while others look at it: its stamp and its bytes count as shared words.
     pub fn with_frames_reused(log2_slots: u32, readers: &[(ReaderState, u64)]) -> Bus {
-        Bus::with(log2_slots, 1, readers, true)
+        Bus::with_headers_reused(log2_slots, 1, readers)
     }
 
-    fn with(log2_slots: u32, headers: u64, readers: &[(ReaderState, u64)], reused: bool) -> Bus {
-        let mut words = vec![
-            (sequencer::HINT, 1),
-            (sequencer::TERM, 0),
-            (sequencer::HIGH, readers.len() as u64),
-            (sequencer::SPACE, 0),
-            (sequencer::SPACE_WAITERS, 0),
-            (sequencer::POLLERS, 0),
-        ];
-        for row in [0, u64::from(bucket().0), 255] {
-            words.push((sequencer::SLEEPERS + row * sequencer::SLEEPER_ROW, 0));
-        }
-        for (id, (state, floor)) in readers.iter().enumerate() {
-            let entry = sequencer::MEMBERS + id as u64 * sequencer::MEMBER_BYTES;
-            words.push((entry + sequencer::MEMBER_WORD, live(*state).0));
-            words.push((entry + sequencer::MEMBER_FLOOR, *floor));
-            words.push((entry + sequencer::MEMBER_DEADLINE, 0));
-            words.push((entry + sequencer::MEMBER_MAX_LAG, 0));
-            words.push((entry + sequencer::MEMBER_ADDRESS, 0));
-        }
-        let genesis = SlotWord::new(0, log2_slots, AttachmentId(0), 0, Bucket::CONTROL);
-        for slot in 0..1u64 << log2_slots {
-            let word = if slot == 0 { genesis.0 } else { 0 };
-            words.push((sequencer::SLOTS + 8 * slot, word));
-        }
+    /// The same with several headers.
+    pub fn with_headers_reused(log2_slots: u32, headers: u64, readers: &[(ReaderState, u64)]) -> Bus {
+        Bus::with(log2_slots, headers, readers, |offset| {
+            let frame = matches!(offset % payload::ENTRY_BYTES, header::STAMP | header::BYTES);
+            frame && offset >= payload::HEADERS
+        })
+    }
+
+    /// `shared` says which words behind the page of a payload memory others read while they change.
+    fn with(
+        log2_slots: u32,
+        headers: u64,
+        readers: &[(ReaderState, u64)],
+        shared: impl Fn(u64) -> bool + Clone + Send + Sync + 'static,
+    ) -> Bus {
         let geometry = Geometry::tiny(headers, 64);
-        // Words that never change in a model need no tick.
-        let members = sequencer::MEMBERS..sequencer::SLOTS;
-        let shared = move |offset: u64| {
-            let fixed = offset == sequencer::HIGH || offset == sequencer::POLLERS;
-            !fixed && (!members.contains(&offset) || offset % sequencer::MEMBER_BYTES < 16)
-        };
         let clock = Clock::new();
         let ticks = |shared: Box<dyn Fn(u64) -> bool + Send + Sync>| {
             let clock = clock.clone();
@@ -153,20 +109,23 @@ impl Bus {
                 }
             })
         };
-        let read_by_others = move |offset: u64| {
-            let frame = matches!(offset % payload::ENTRY_BYTES, header::STAMP | header::BYTES);
-            (payload::CURSOR..payload::PUBLISHED).contains(&offset)
-                || reused && frame && offset >= payload::HEADERS
-        };
         let own: Vec<Region> = readers
             .iter()
             .map(|(_, floor)| {
                 let words = payload_words(&geometry, *floor);
-                Region::sparse(1 << 30, words, ticks(Box::new(read_by_others)))
+                let shared = shared.clone();
+                let read = move |at| (payload::CURSOR..payload::PUBLISHED).contains(&at) || shared(at);
+                Region::sparse(1 << 30, words, ticks(Box::new(read)))
             })
             .collect();
+        // Words that never change in a model need no tick.
+        let members = sequencer::MEMBERS..sequencer::SLOTS;
+        let changes = move |offset: u64| {
+            offset != sequencer::HIGH && (!members.contains(&offset) || offset % sequencer::MEMBER_BYTES < 16)
+        };
+        let words = sequencer_words(log2_slots, readers);
         Bus {
-            sequencer: Sequencer::model(Region::sparse(1 << 30, words, ticks(Box::new(shared))), log2_slots),
+            sequencer: Sequencer::model(Region::sparse(1 << 30, words, ticks(Box::new(changes))), log2_slots),
             pages: Pages(own.iter().map(|own| (own.view(), geometry)).collect()),
             own,
             geometry,
@@ -230,9 +189,39 @@ impl Bus {
     }
 }
 
+fn sequencer_words(log2_slots: u32, readers: &[(ReaderState, u64)]) -> Vec<(u64, u64)> {
+    let mut words = vec![
+        (sequencer::HINT, 1),
+        (sequencer::TERM, 0),
+        (sequencer::CONTROL, 0),
+        (sequencer::HIGH, readers.len() as u64),
+        (sequencer::SPACE, 0),
+        (sequencer::SPACE_WAITERS, 0),
+        (sequencer::POLLERS, 0),
+    ];
+    for row in [0, u64::from(bucket().0), u64::from(Bucket::of(other_group()).0), 255] {
+        words.push((sequencer::SLEEPERS + row * sequencer::SLEEPER_ROW, 0));
+    }
+    for (id, (state, floor)) in readers.iter().enumerate() {
+        let entry = sequencer::MEMBERS + id as u64 * sequencer::MEMBER_BYTES;
+        words.push((entry + sequencer::MEMBER_WORD, live(*state).0));
+        words.push((entry + sequencer::MEMBER_FLOOR, *floor));
+        words.push((entry + sequencer::MEMBER_DEADLINE, 0));
+        words.push((entry + sequencer::MEMBER_MAX_LAG, 0));
+        words.push((entry + sequencer::MEMBER_ADDRESS, 0));
+    }
+    let genesis = SlotWord::new(0, log2_slots, AttachmentId(0), 0, Bucket::CONTROL);
+    for slot in 0..1u64 << log2_slots {
+        let word = if slot == 0 { genesis.0 } else { 0 };
+        words.push((sequencer::SLOTS + 8 * slot, word));
+    }
+    words
+}
+
 fn payload_words(geometry: &Geometry, cursor: u64) -> Vec<(u64, u64)> {
     let mut words = vec![
         (payload::CURSOR, cursor),
+        (payload::SLEEP_EPOCH, 0),
         (payload::RECLAIMED, 0),
         (payload::RECLAIMED_CONTROL, 0),
         (payload::PUBLISHED, 0),
