@@ -319,17 +319,19 @@ impl Region {
         self.words.word(offset).fetch_add(value, order)
     }
 
-    /// Raises the word to `value` if it is smaller (signed distance, so that it also works across a wrap).
+    /// Raises the word to `value` if it is smaller (signed distance, so that it also works across a wrap); `false` if it
+    /// was not.
     #[inline]
-    pub fn raise(&self, offset: u64, value: u64, success: Ordering) {
+    pub fn raise(&self, offset: u64, value: u64, success: Ordering) -> bool {
         let word = self.words.word(offset);
         let mut current = word.load(Ordering::Relaxed);
         while (value.wrapping_sub(current) as i64) > 0 {
             match word.compare_exchange(current, value, success, Ordering::Relaxed) {
-                Ok(_) => return,
+                Ok(_) => return true,
                 Err(newer) => current = newer,
             }
         }
+        false
     }
 
     /// Adds to a counter that only this thread writes.

@@ -245,10 +245,11 @@ impl Sequencer {
         self.region.load(at::HINT, Ordering::SeqCst)
     }
 
-    /// Raises the hint to `tail`. Never lowers it, so a publisher that was stopped cannot drag it back by laps.
+    /// Raises the hint to `tail`; `false` if it was there already. Never lowers it, so a publisher that was stopped
+    /// cannot drag it back by laps.
     #[inline]
-    pub fn raise_hint(&self, tail: u64) {
-        self.region.raise(at::HINT, tail, Ordering::SeqCst);
+    pub fn raise_hint(&self, tail: u64) -> bool {
+        self.region.raise(at::HINT, tail, Ordering::SeqCst)
     }
 
     /// Offset of the futex word that readers sleep on: the low half of the hint.

@@ -4,9 +4,10 @@
 //!
 //! ```text
 //! reader                                   publisher
-//! set own bits (fetch_or), fence           fill the slot (compare-and-swap), fence
-//! v = hint                                 load the rows of the bucket
-//! look once more                           somebody there: raise the hint past the stamp, then wake
+//! v = hint                                 fill the slot (compare-and-swap), fence
+//! say how; count the sleep                 load the rows of the bucket
+//! set own bits (fetch_or), fence           somebody there: load the count, then the kind
+//! look once more                           raise the hint past the stamp, then wake
 //! sleep while hint == v
 //! ```
 //!
@@ -69,22 +70,33 @@ impl<'a> Sleepers<'a> {
     /// Goes to sleep for frames of `set`: counts the sleep in the sleeper's own page, sets its bits, and gives the hint
     /// to sleep on. The sleeper looks once more and only then sleeps.
     pub fn fall_asleep(&self, own: &Region, id: AttachmentId, set: &BucketSet, kind: SleepKind) -> u64 {
-        // Before the bits: who sees them and an old count has woken this sleep already.
-        own.count(payload::SLEEP_EPOCH, 1);
-        self.enter(id, set, kind);
-        // Before the last look: a hint that is raised in between ends the sleep at once.
-        self.region.load(at::HINT, Ordering::SeqCst)
+        // SYNC epoch: hint and kind before the count. Who has seen the count and then raises the hint ends this sleep
+        // for certain, and knows how it is woken.
+        let hint = self.region.load(at::HINT, Ordering::SeqCst);
+        self.say_how(id, kind);
+        let epoch = own.load(payload::SLEEP_EPOCH, Ordering::Relaxed).wrapping_add(1);
+        own.store(payload::SLEEP_EPOCH, epoch, Ordering::Release);
+        self.set_bits(id, set);
+        hint
     }
 
-    /// Announces that `id` goes to sleep for frames of `set`, in a sleep that was counted before.
+    /// Announces that `id` sleeps for frames of `set`, in a sleep that was counted before.
     pub fn enter(&self, id: AttachmentId, set: &BucketSet, kind: SleepKind) {
+        self.say_how(id, kind);
+        self.set_bits(id, set);
+    }
+
+    fn say_how(&self, id: AttachmentId, kind: SleepKind) {
         let (word, bit) = Self::bit(id);
         let pollers = at::POLLERS + 8 * word as u64;
         match kind {
             SleepKind::Poll => self.region.fetch_or(pollers, bit, Ordering::SeqCst),
             SleepKind::Futex => self.region.fetch_and(pollers, !bit, Ordering::SeqCst),
         };
-        // SYNC kind: how it sleeps before that it does.
+    }
+
+    fn set_bits(&self, id: AttachmentId, set: &BucketSet) {
+        let (word, bit) = Self::bit(id);
         Self::for_each_row(set, |row| {
             self.region.fetch_or(Self::offset(row, word), bit, Ordering::SeqCst);
         });
@@ -137,10 +149,14 @@ impl<'a> Sleepers<'a> {
         }
     }
 
-    /// Those of ids `64 * word..` that sleep in an event loop.
+    /// How `id` sleeps, if it does.
     #[inline(always)]
-    pub fn pollers(&self, word: usize) -> u64 {
-        self.region.load(at::POLLERS + 8 * word as u64, Ordering::Relaxed)
+    pub fn kind(&self, id: AttachmentId) -> SleepKind {
+        let (word, bit) = Self::bit(id);
+        match self.region.load(at::POLLERS + 8 * word as u64, Ordering::Relaxed) & bit {
+            0 => SleepKind::Futex,
+            _ => SleepKind::Poll,
+        }
     }
 }
 
@@ -159,7 +175,8 @@ mod tests {
         assert!(s.sleepers().any(Bucket(9)));
         assert!(!s.sleepers().any(Bucket(10)));
         assert!(s.sleepers().any(Bucket::CONTROL) && s.sleepers().any(Bucket::MIXED));
-        assert_eq!((s.sleepers().concerned(Bucket(9), 1), s.sleepers().pollers(1)), (1 << 6, 1 << 6));
+        assert_eq!(s.sleepers().concerned(Bucket(9), 1), 1 << 6);
+        assert_eq!(s.sleepers().kind(AttachmentId(70)), SleepKind::Poll);
         s.sleepers().leave(AttachmentId(70), &set, &[]);
         assert!(!s.sleepers().any(Bucket(9)) && !s.sleepers().any(Bucket::MIXED));
     }

@@ -1,16 +1,18 @@
 //! Whom to wake: the publisher's half of the handshake that `sleep.rs` describes.
 //!
-//! A publisher wakes each sleep once. The sleeper counts its sleeps in its own page before it sets its bits, so a count
-//! that was woken before belongs to a sleep whose last look has seen the frame (SYNC sleep).
+//! A publisher wakes each sleep once. It may remember a sleep as woken only if that wake ends it for certain: a bell stays
+//! rung; a futex call that comes before its sleeper has queued up finds nobody, so for those the hint has to have changed
+//! behind the count of the sleep, which the sleeper stores behind its load of the hint (SYNC epoch).
 
 use alloc::vec::Vec;
 
-use crate::atomic::{Ordering, fence};
+use crate::atomic::Ordering;
 use crate::bucket::Bucket;
 use crate::layout::payload;
 use crate::memory::View;
 use crate::names::AttachmentId;
 use crate::sequencer::Sequencer;
+use crate::sleep::SleepKind;
 
 /// Somebody who may be asleep, as a publisher reaches it.
 pub trait Sleeper {
@@ -24,6 +26,8 @@ pub trait Sleeper {
 #[derive(Default)]
 pub struct Waker {
     last: Vec<Woken>,
+    /// Those who are woken by the futex now.
+    blocked: Vec<AttachmentId>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -35,7 +39,8 @@ struct Woken {
 }
 
 impl Waker {
-    fn is_new(&mut self, id: AttachmentId, generation: u32, epoch: u64, bits: u32) -> bool {
+    /// The memory of one sleep.
+    fn of(&mut self, id: AttachmentId, generation: u32, epoch: u64) -> &mut Woken {
         if self.last.len() <= id.index() {
             self.last.resize(id.index() + 1, Woken::default());
         }
@@ -43,52 +48,52 @@ impl Waker {
         if (woken.generation, woken.epoch) != (generation, epoch) {
             *woken = Woken { generation, epoch, bits: 0 };
         }
-        let new = bits & !woken.bits != 0;
-        woken.bits |= bits;
-        new
+        woken
     }
 
-    /// Wakes the event loops that a frame of `bucket` concerns, and gives whether the futex has to be woken as well: a
-    /// thread may be blocked there, or somebody sleeps whom `find` cannot reach. Only after the frame's slot was filled
-    /// and the hint raised past it.
+    /// Wakes the event loops that a frame of `bucket` concerns and raises the hint to `tail`, behind the frame's slot.
+    /// Gives whether the futex is to be woken now: a thread may be blocked there, or somebody sleeps whom `find` cannot
+    /// reach.
     pub fn wake<S: Sleeper>(
         &mut self,
         sequencer: &Sequencer,
         bucket: Bucket,
+        tail: u64,
         mut find: impl FnMut(AttachmentId, u32) -> Option<S>,
     ) -> bool {
         let (members, sleepers) = (sequencer.members(), sequencer.sleepers());
+        // A futex wake reaches those whose bitset has this bucket's bit, and only that bit is remembered.
         let futex_bits = bucket.futex_bits();
-        let mut blocked = false;
+        let mut unreachable = false;
+        self.blocked.clear();
         for word in 0..members.high().div_ceil(64) {
             let mut bits = sleepers.concerned(bucket, word);
-            if bits == 0 {
-                continue;
-            }
-            // SYNC kind: a sleeper says how it sleeps before it says that it does, so the kind is looked at after.
-            fence(Ordering::Acquire);
-            let pollers = sleepers.pollers(word);
             while bits != 0 {
-                let bit = bits.trailing_zeros();
+                let id = AttachmentId((word * 64) as u16 + bits.trailing_zeros() as u16);
                 bits &= bits - 1;
-                let id = AttachmentId((word * 64) as u16 + bit as u16);
                 let generation = members.word(id).generation();
                 let Some(sleeper) = find(id, generation) else {
-                    blocked = true;
+                    unreachable = true;
                     continue;
                 };
-                let by_bell = pollers >> bit & 1 != 0;
-                // A futex wake reaches those whose bitset has this bucket's bit, and only that bit is remembered.
+                // SYNC epoch: the count before the kind, and before the hint is raised.
                 let epoch = sleeper.page().load(payload::SLEEP_EPOCH, Ordering::Acquire);
-                if self.is_new(id, generation, epoch, if by_bell { u32::MAX } else { futex_bits }) {
-                    if by_bell {
+                let woken = self.of(id, generation, epoch);
+                match sleepers.kind(id) {
+                    SleepKind::Poll if woken.bits != u32::MAX => {
+                        woken.bits = u32::MAX;
                         sleeper.signal();
-                    } else {
-                        blocked = true;
                     }
+                    SleepKind::Futex if futex_bits & !woken.bits != 0 => self.blocked.push(id),
+                    _ => {}
                 }
             }
         }
-        blocked
+        if sequencer.raise_hint(tail) {
+            for id in &self.blocked {
+                self.last[id.index()].bits |= futex_bits;
+            }
+        }
+        unreachable || !self.blocked.is_empty()
     }
 }

@@ -1,4 +1,4 @@
-//! The kernel's part of sleeping: a futex and an eventfd, without the blocking. A thread that sleeps to the end of a
+//! The kernel's part of sleeping: a futex and a bell, without the blocking. A thread that sleeps to the end of a
 //! model is found by the last look.
 
 use loom::sync::{Arc, Mutex};
@@ -28,26 +28,31 @@ impl Futex {
         queue.woken |= queue.waits;
     }
 
+    /// The sleep ends by itself.
+    pub fn leave(&self) {
+        *self.0.lock().unwrap() = Queue::default();
+    }
+
     pub fn sleeps_on(&self) -> bool {
         let queue = self.0.lock().unwrap();
         queue.waits && !queue.woken
     }
 }
 
-/// A counter that stays up until it is drained.
+/// A pipe that stays readable until it is drained.
 #[derive(Clone)]
-pub struct EventFd(Arc<Mutex<bool>>);
+pub struct Bell(Arc<Mutex<bool>>);
 
-impl EventFd {
-    pub fn new() -> EventFd {
-        EventFd(Arc::new(Mutex::new(false)))
+impl Bell {
+    pub fn new() -> Bell {
+        Bell(Arc::new(Mutex::new(false)))
     }
 
-    pub fn signal(&self) {
+    pub fn ring(&self) {
         *self.0.lock().unwrap() = true;
     }
 
-    pub fn is_signalled(&self) -> bool {
+    pub fn is_rung(&self) -> bool {
         *self.0.lock().unwrap()
     }
 

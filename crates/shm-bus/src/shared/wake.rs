@@ -25,10 +25,9 @@ impl Sleeper for Reached {
 }
 
 impl Shared {
-    /// Wakes whoever sleeps and is concerned. The hint goes first, past the stamp.
+    /// Wakes whoever sleeps and is concerned; the hint is raised to `tail`, past the stamp, before that.
     pub fn wake(&self, bucket: Bucket, tail: u64, waker: &mut Waker) {
-        self.sequencer.raise_hint(tail);
-        let blocked = waker.wake(&self.sequencer, bucket, |id, generation| {
+        let blocked = waker.wake(&self.sequencer, bucket, tail, |id, generation| {
             let member = MemberId { id: id.0, generation };
             let peer = self.peers.get(member).or_else(|| {
                 // A newcomer publishes before it has everyone's bell: who cannot be woken now is woken when its
