@@ -12,6 +12,7 @@ use shm_bus::{Address, BucketSet, Bus, BusError, BusLoan, Envelope, Publisher};
 use shm_bus_os::Mapping;
 use shm_bus_ring::layout::PAGE;
 
+use crate::batch::BatchTable;
 use crate::error::{named, to_js};
 use crate::external;
 use crate::hot;
@@ -86,10 +87,15 @@ pub struct NativeBus {
     views: Arc<ViewTable>,
     waker: RefCell<Option<LoopWaker>>,
     armed: Cell<Option<BucketSet>>,
+    batch: Arc<BatchTable>,
 }
 
 fn closed() -> Error {
     to_js(&BusError::Closed)
+}
+
+fn with_output<R>(live: &RefCell<Option<Live>>, act: impl FnOnce(&mut Output) -> Result<R>) -> Result<R> {
+    live.borrow_mut().as_mut().map_or_else(|| Err(closed()), |live| act(&mut live.output))
 }
 
 impl NativeBus {
@@ -106,6 +112,7 @@ impl NativeBus {
             views: Arc::new(ViewTable::default()),
             waker: RefCell::new(None),
             armed: Cell::new(None),
+            batch: Arc::new(BatchTable::new()),
         })
     }
 
@@ -114,7 +121,7 @@ impl NativeBus {
     }
 
     fn with<R>(&self, act: impl FnOnce(&mut Output) -> Result<R>) -> Result<R> {
-        self.live.borrow_mut().as_mut().map_or_else(|| Err(closed()), |live| act(&mut live.output))
+        with_output(&self.live, act)
     }
 }
 
@@ -239,15 +246,47 @@ impl NativeBus {
         });
     }
 
+    /// The memory of the batch table: see [`crate::batch`]. To be asked for once.
     #[napi]
-    pub fn begin_batch(&self) -> Result<()> {
-        self.with(|output| output.publisher.begin_batch().map_err(|e| to_js(&e)))
+    pub fn batch_table(&self, env: Env) -> Result<Unknown<'static>> {
+        self.batch.array_buffer(&env)
     }
 
-    /// Publishes the batch: its stamp, -1 if there is no room now, 0 if it is empty.
+    /// The function `() => 0` that begins a batch and says in its table what room there is.
     #[napi]
-    pub fn end_batch(&self) -> Result<f64> {
-        self.with(|output| stamp_or_full(output.publisher.end_batch().map(|stamp| stamp.map_or(0, |s| s.0))))
+    pub fn begin_batch_function(&self, env: Env) -> Result<Unknown<'static>> {
+        let (live, table) = (self.live.clone(), self.batch.clone());
+        hot::function(&env, move |_| {
+            with_output(&live, |output| {
+                output.publisher.begin_batch().map_err(|e| to_js(&e))?;
+                table.tell_room(&mut output.publisher)
+            })
+        })
+    }
+
+    /// The function `(count) => 0` that takes the first rows of the batch table and says anew what room there is.
+    #[napi]
+    pub fn take_batch_function(&self, env: Env) -> Result<Unknown<'static>> {
+        let (live, table) = (self.live.clone(), self.batch.clone());
+        hot::function(&env, move |arguments| {
+            with_output(&live, |Output { publisher, destinations, .. }| {
+                table.take(arguments.u32(0), publisher, destinations)?;
+                table.tell_room(publisher)
+            })
+        })
+    }
+
+    /// The function `(count) => stamp` that takes the first rows of the batch table and publishes the batch: -1 if there
+    /// is no room now, 0 if it is empty.
+    #[napi]
+    pub fn end_batch_function(&self, env: Env) -> Result<Unknown<'static>> {
+        let (live, table) = (self.live.clone(), self.batch.clone());
+        hot::function(&env, move |arguments| {
+            with_output(&live, |Output { publisher, destinations, .. }| {
+                table.take(arguments.u32(0), publisher, destinations)?;
+                stamp_or_full(publisher.end_batch().map(|stamp| stamp.map_or(0, |s| s.0)))
+            })
+        })
     }
 
     #[napi]

@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(dead_code))]
 
 mod atomics;
+mod batch;
 mod bus;
 mod error;
 mod external;

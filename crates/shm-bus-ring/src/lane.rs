@@ -268,6 +268,27 @@ impl Lane {
         Ok(Loan { serial, entry, offset, capacity: length, position, span })
     }
 
+    /// Headers that the next loans get without waiting: the index of the first (they follow one another and wrap inside
+    /// the lane), and how many. Tries to have `wanted` of them.
+    pub fn free_headers<E>(
+        &mut self,
+        sequencer: &Sequencer,
+        peers: &mut impl Peers,
+        wanted: u64,
+    ) -> Result<(u16, u64), PublishError<E>> {
+        let (_, headers) = self.geometry.lane(self.kind);
+        let room = |lane: &Self| headers - (lane.next - lane.freed);
+        if room(self) < wanted {
+            self.reclaim();
+        }
+        if room(self) < wanted {
+            let stamp = sequencer.find()?.stamp;
+            self.gate.scan(sequencer, stamp, peers);
+            self.reclaim();
+        }
+        Ok((self.index_of(self.next), room(self)))
+    }
+
     /// Frees loans in loan order as far as the gate of the last scan allows.
     fn reclaim(&mut self) {
         let before = self.freed;

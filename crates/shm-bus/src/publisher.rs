@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shm_bus_os::clock;
+use shm_bus_ring::layout::payload::INLINE_BYTES;
 use shm_bus_ring::{Address, Bucket, Full, Kind, Lane, LaneKind, Loan, Message, PublishError, Stamp, Waker};
 
 use crate::error::{BusError, Result};
@@ -32,17 +33,34 @@ pub struct Publisher {
     stall: Stall,
     /// Destinations that the replica has vouched for since it last changed.
     checked: Vec<Address>,
-    batch: Option<Vec<Prepared>>,
+    batch: Option<Batch>,
+    /// An empty one, for its memory.
+    spare: Batch,
     /// Bytes that the last refused publish wanted: what [`Publisher::wait_writable`] waits for.
     wanted: u64,
 }
 
-/// A message written and not yet published.
+/// Messages written and not yet published.
+#[derive(Default)]
+struct Batch {
+    prepared: Vec<Prepared>,
+    /// The destinations of all of them, one after the other.
+    destinations: Vec<Address>,
+}
+
 struct Prepared {
     loan: Loan,
-    destinations: Vec<Address>,
+    /// How many of the batch's destinations are this message's.
+    destinations: usize,
     envelope: Envelope,
     length: u64,
+}
+
+impl Batch {
+    fn push(&mut self, loan: Loan, destinations: &[Address], envelope: Envelope, length: u64) {
+        self.destinations.extend_from_slice(destinations);
+        self.prepared.push(Prepared { loan, destinations: destinations.len(), envelope, length });
+    }
 }
 
 /// Space in the publisher's own ring, to be filled in place.
@@ -76,6 +94,7 @@ impl Publisher {
             stall: Stall::default(),
             checked: Vec::new(),
             batch: None,
+            spare: Batch::default(),
             wanted: 0,
             shared,
         })
@@ -143,7 +162,7 @@ impl Publisher {
     fn reserve(&mut self, destinations: &[Address], length: u64) -> Result<Loan> {
         self.open()?;
         check_destinations(destinations)?;
-        if self.batch.as_ref().is_some_and(|b| b.len() == MAX_BATCH) {
+        if self.batch.as_ref().is_some_and(|b| b.prepared.len() == MAX_BATCH) {
             return Err(BusError::Limit { what: "messages in a batch", limit: MAX_BATCH as u64 });
         }
         let prefix = prefix_of(destinations);
@@ -190,7 +209,7 @@ impl Publisher {
         envelope: Envelope,
     ) -> Result<Stamp> {
         if let Some(batch) = &mut self.batch {
-            batch.push(Prepared { loan, destinations: destinations.to_vec(), envelope, length });
+            batch.push(loan, destinations, envelope, length);
             return Ok(Stamp(0));
         }
         let time = clock::monotonic_nanos();
@@ -266,25 +285,27 @@ impl Publisher {
         if self.batch.is_some() {
             return Err(BusError::InvalidOption { option: "batch", why: "batches cannot be nested".into() });
         }
-        self.batch = Some(Vec::new());
+        self.batch = Some(std::mem::take(&mut self.spare));
         Ok(())
     }
 
     /// Publishes the batch: one stamp, the messages adjacent in the order. Nothing of it is published on an error. An
     /// empty batch has no stamp.
     pub fn end_batch(&mut self) -> Result<Option<Stamp>> {
-        let prepared = self.batch.take().unwrap_or_default();
-        if prepared.is_empty() {
+        let Some(mut batch) = self.batch.take() else { return Ok(None) };
+        if batch.prepared.is_empty() {
+            self.spare = batch;
             return Ok(None);
         }
         let time = clock::monotonic_nanos();
-        let (loans, rest): (Vec<_>, Vec<_>) =
-            prepared.into_iter().map(|p| (p.loan, (p.destinations, p.envelope, p.length))).unzip();
-        let frames: Vec<_> = loans
-            .into_iter()
-            .zip(&rest)
-            .map(|(loan, (destinations, envelope, length))| {
-                frame(loan, destinations, *envelope, *length, time)
+        let mut destinations = &batch.destinations[..];
+        let frames: Vec<_> = batch
+            .prepared
+            .drain(..)
+            .map(|Prepared { loan, destinations: count, envelope, length }| {
+                let (own, others) = destinations.split_at(count);
+                destinations = others;
+                frame(loan, own, envelope, length, time)
             })
             .collect();
         let published = self.commit(&frames);
@@ -293,14 +314,36 @@ impl Publisher {
                 self.lane.abandon(loan);
             }
         }
+        batch.destinations.clear();
+        self.spare = batch;
         published.map(Some)
+    }
+
+    /// Headers whose inline bytes may be written before [`Publisher::take_inline`] is called for them, one after the
+    /// other: the index of the first in the header array (they wrap inside the data lane), and how many.
+    pub fn inline_room(&mut self) -> Result<(u16, u64)> {
+        self.open()?;
+        let room =
+            self.lane.free_headers(&self.shared.sequencer, &mut MappedPeers(&self.shared), MAX_BATCH as u64);
+        room.map_err(|error: PublishError<BusError>| self.refuse(error, 0))
+    }
+
+    /// In a batch: publishes what the caller has written into the next header's inline bytes to one address, as
+    /// [`Publisher::publish`] does with bytes that it copies there.
+    pub fn take_inline(&mut self, destination: Address, length: u64, envelope: Envelope) -> Result<()> {
+        let length = length.min(INLINE_BYTES);
+        let loan = self.reserve(&[destination], length)?;
+        self.send(loan, &[destination], length, envelope).map(drop)
     }
 
     /// Gives the messages of a batch up.
     pub fn abandon_batch(&mut self) {
-        for prepared in self.batch.take().unwrap_or_default().into_iter().rev() {
+        let Some(mut batch) = self.batch.take() else { return };
+        for prepared in batch.prepared.drain(..).rev() {
             self.lane.abandon(prepared.loan);
         }
+        batch.destinations.clear();
+        self.spare = batch;
     }
 
     /// Whether the last refused message would find room now.

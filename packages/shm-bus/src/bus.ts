@@ -7,6 +7,7 @@ import { readCounters } from "sharedarraybuffer-ring";
 
 import { abortable } from "./abort.ts";
 import { Buffers } from "./buffers.ts";
+import { Batch } from "./batch.ts";
 import { bytes as bytesCodec, checkedCodec, type Codec } from "./codec.ts";
 import { fromNative, invalidOption, ShmBusError, translated } from "./errors.ts";
 import { type BusEvents, membershipEvents } from "./events.ts";
@@ -104,6 +105,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
   #orderBuffer: ArrayBuffer | undefined;
   #orderWords: Int32Array | undefined;
   #batching = false;
+  #batch: Batch | undefined;
   #closing: Promise<void> | undefined;
 
   private constructor(name: string, native: NativeBus, options: AttachOptions<T>) {
@@ -228,6 +230,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
       return this.#encode(to, value, checkedCodec(codec), low, high);
     const data = checkedBytes(value);
     const destination = this.#destination(to);
+    if (this.#batching) return this.#publishInBatch(to, destination, data, low, high);
     let stamp: number;
     try {
       stamp = this.#publish(destination, data, low, high);
@@ -239,7 +242,17 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     return stamp;
   }
 
+  #publishInBatch(to: To, destination: number, data: Uint8Array, low: number, high: number): number {
+    const batch = this.#batch as Batch;
+    if (typeof to === "string" && batch.add(destination, data, low, high)) return 0;
+    batch.flush();
+    if (translated(() => this.#publish(destination, data, low, high)) < 0) throw wouldBlock();
+    batch.resume();
+    return 0;
+  }
+
   #encode(to: To, value: unknown, codec: Codec<unknown>, low: number, high: number): number {
+    if (this.#batching) this.#batch?.flush();
     let loan: { number: number; bytes: Uint8Array } | undefined;
     try {
       const length = codec.encode(value, (bytes) => {
@@ -258,6 +271,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
       const stamp = translated(() => this.#native.publishLoan(number, length, low, high));
       loan = undefined;
       if (stamp < 0) throw wouldBlock();
+      if (this.#batching) this.#batch?.resume();
       if (publishChannel.hasSubscribers) this.#announce(stamp);
       return stamp;
     } finally {
@@ -269,6 +283,10 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     publishChannel.publish({ bus: this.name, address: this.address, stamp });
   }
 
+  #own(): ArrayBuffer {
+    return (this.#ownBuffer ??= this.#native.ownBuffer() as ArrayBuffer);
+  }
+
   #loan(to: To, bytes: number): { number: number; bytes: Uint8Array } {
     this.#open();
     if (!Number.isInteger(bytes) || bytes < 0) {
@@ -278,8 +296,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     const loan = translated(() => this.#native.loan(destination, bytes));
     if (loan === null) throw wouldBlock();
     const [number, offset] = loan as [number, number];
-    this.#ownBuffer ??= this.#native.ownBuffer() as ArrayBuffer;
-    return { number, bytes: new Uint8Array(this.#ownBuffer, offset, bytes) };
+    return { number, bytes: new Uint8Array(this.#own(), offset, bytes) };
   }
 
   /**
@@ -303,7 +320,9 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
    */
   batch(publishAll: () => void): number {
     this.#open();
-    translated(() => this.#native.beginBatch());
+    if (this.#batching) throw invalidOption("batch", "batches cannot be nested");
+    const batch = (this.#batch ??= new Batch(this.#native, this.#own()));
+    batch.begin();
     this.#batching = true;
     try {
       const result: unknown = publishAll();
@@ -315,12 +334,12 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
         );
       }
     } catch (error) {
-      this.#native.abandonBatch();
+      batch.abandon();
       throw error;
     } finally {
       this.#batching = false;
     }
-    const stamp = translated(() => this.#native.endBatch());
+    const stamp = translated(() => batch.end());
     if (stamp < 0) throw wouldBlock();
     if (stamp > 0 && publishChannel.hasSubscribers) this.#announce(stamp);
     return stamp;
@@ -476,8 +495,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
   /** This attachment's counters, read from its own page. */
   stats(): Stats {
     this.#open();
-    this.#ownBuffer ??= this.#native.ownBuffer() as ArrayBuffer;
-    return { ...readCounters(this.#ownBuffer), lag: this.#native.lag };
+    return { ...readCounters(this.#own()), lag: this.#native.lag };
   }
 
   /**
@@ -523,6 +541,11 @@ function checkedNames(option: string, to: unknown): readonly string[] {
   throw invalidOption(option, "must be an address, the name of a group, or a list of them");
 }
 
+/** The buffer that was checked last: looking whether it can be resized costs as much as copying a small message. */
+let fixedBuffer: ArrayBufferLike | undefined;
+/** A larger one is not kept from the garbage collector for that. */
+const largestFixedBuffer = 1 << 16;
+
 /** The bytes of a value that the `bytes` codec can publish. */
 function checkedBytes(value: unknown): Uint8Array {
   if (!(value instanceof Uint8Array)) {
@@ -532,12 +555,15 @@ function checkedBytes(value: unknown): Uint8Array {
     );
   }
   const { buffer } = value;
-  const { resizable, growable } = buffer as { resizable?: boolean; growable?: boolean };
-  if (resizable === true || growable === true) {
-    throw new ShmBusError(
-      "ERR_SHM_BUS_INVALID_DATA",
-      "data must not stand in a resizable buffer; copy it first",
-    );
+  if (buffer !== fixedBuffer) {
+    const { resizable, growable } = buffer as { resizable?: boolean; growable?: boolean };
+    if (resizable === true || growable === true) {
+      throw new ShmBusError(
+        "ERR_SHM_BUS_INVALID_DATA",
+        "data must not stand in a resizable buffer; copy it first",
+      );
+    }
+    if (buffer.byteLength <= largestFixedBuffer) fixedBuffer = buffer;
   }
   if (value.byteLength === 0 && isDetached(buffer)) {
     throw new ShmBusError("ERR_SHM_BUS_INVALID_DATA", "the data's buffer is detached");
