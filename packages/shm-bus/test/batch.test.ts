@@ -1,7 +1,7 @@
 // A batch of any mixture of messages is what was put in, in that order, wherever it falls in the header array.
 import assert from "node:assert/strict";
 
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { codecs } from "../src/index.ts";
 import { failsWith, scene, small } from "./harness.ts";
 
@@ -88,7 +88,7 @@ describe("a batch", () => {
   });
 
   scene("has at most 1024 messages", async (scene) => {
-    const bus = await scene.attach("test", { headers: 4096, slots: 1 << 14 });
+    const bus = await scene.attach("test", { headers: 4096, slots: 1 << 14, ringBytes: 1 << 20 });
     await bus.createGroup("g");
     const put = (count: number, bytes: number) => () =>
       bus.batch(() => {
