@@ -204,7 +204,7 @@ impl Shared {
                     }
                 }
             }
-            Reply::Forget { member } => self.peers.remove(member),
+            Reply::Forget { member } => self.forget(member),
             Reply::Directory { term } => {
                 if let Some(reader) = fds.first().and_then(|fd| DirectoryReader::open(fd.as_fd()).ok()) {
                     self.follow(term, reader);
@@ -239,10 +239,19 @@ impl Shared {
     pub fn mourn(&self, member: MemberId, pidfd: Option<OwnedFd>) {
         let word = self.sequencer.members().word(AttachmentId(member.id));
         if word.generation() == member.generation && word.attach() == AttachState::Live {
-            let mut dying = lock(&self.dying);
-            dying.retain(|pidfd| !process::is_dead(pidfd.as_fd()).unwrap_or(true));
-            dying.extend(pidfd);
+            self.let_the_dead_go();
+            lock(&self.dying).extend(pidfd);
         }
+    }
+
+    /// Lets go of a member that is gone, with the memory and the process that it was known by.
+    pub fn forget(&self, member: MemberId) {
+        self.peers.remove(member);
+        self.let_the_dead_go();
+    }
+
+    fn let_the_dead_go(&self) {
+        lock(&self.dying).retain(|pidfd| !process::is_dead(pidfd.as_fd()).unwrap_or(true));
     }
 
     /// Waits until those are gone that went without a word: only then does the kernel let go of their locks.

@@ -64,7 +64,7 @@ impl Role {
         self.retired = kept;
         for Retired { member, .. } in free {
             self.set_word(member, |w| w.with_attach(AttachState::Free));
-            self.shared.peers.remove(member);
+            self.shared.forget(member);
             for n in self.welcomed() {
                 if let Some(client) = self.clients.get_mut(&n) {
                     client.forget(member, wire::encode(&Reply::Forget { member }));
