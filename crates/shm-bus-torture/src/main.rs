@@ -15,9 +15,11 @@ mod bus;
 #[cfg(target_arch = "x86_64")]
 mod memory;
 #[cfg(target_arch = "x86_64")]
-mod mini;
+mod mode;
 #[cfg(target_arch = "x86_64")]
 mod options;
+#[cfg(target_arch = "x86_64")]
+mod plan;
 #[cfg(target_arch = "x86_64")]
 mod report;
 #[cfg(target_arch = "x86_64")]
@@ -27,11 +29,9 @@ mod ring;
 #[cfg(target_arch = "x86_64")]
 mod table;
 #[cfg(target_arch = "x86_64")]
-mod tracee;
+mod trace;
 #[cfg(target_arch = "x86_64")]
-mod work;
-#[cfg(target_arch = "x86_64")]
-mod world;
+mod worker;
 
 /// A sentence says what went wrong.
 type Outcome<T> = Result<T, String>;

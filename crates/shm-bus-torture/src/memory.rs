@@ -1,6 +1,7 @@
 //! Memory that the processes of a case share: made before they are forked.
 
 use std::ffi::c_void;
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -14,6 +15,11 @@ pub fn file(bytes: u64) -> Outcome<OwnedFd> {
     let fd = memfd::create("shm-bus-torture", bytes).map_err(|e| e.to_string())?;
     memfd::allocate(fd.as_fd(), bytes).map_err(|e| e.to_string())?;
     Ok(fd)
+}
+
+/// A file that takes memory as it is written.
+pub fn sparse_file(bytes: u64) -> Outcome<File> {
+    Ok(memfd::create("shm-bus-torture", bytes).map_err(|e| e.to_string())?.into())
 }
 
 /// Lets forked children have a map too, which the bus's own maps for writing are kept from.

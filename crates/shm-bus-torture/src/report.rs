@@ -1,5 +1,7 @@
 //! What a process says of itself before it is gone: a page that it shares with those who judge it.
 
+use std::fmt;
+
 use shm_bus_ring::{Ordering, Region};
 
 use crate::Outcome;
@@ -54,14 +56,37 @@ pub struct Seen {
     pub topic: u64,
 }
 
+/// What is worth telling of a case that went well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    /// The process took another way than the one that was recorded.
+    pub other_way: bool,
+    /// The longest that one of the others had to wait, in milliseconds.
+    pub longest_wait: u64,
+}
+
+impl Note {
+    pub fn parse(text: &str) -> Self {
+        let mut words = text.split(' ');
+        let other_way = words.next() == Some("other");
+        Note { other_way, longest_wait: words.next().and_then(|w| w.parse().ok()).unwrap_or(0) }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", if self.other_way { "other" } else { "same" }, self.longest_wait)
+    }
+}
+
 /// A part of the page for each process that reports, and one for a sentence.
 #[derive(Clone)]
 pub struct Report(Region);
 
 const PART: u64 = 32 << 10;
-const PARTS: u64 = 5;
+const PARTS: u64 = 8;
 const ENDED: u64 = 16;
-const SEEN: u64 = 1024;
+const SEEN: u64 = 8 << 10;
 const TEXT: u64 = PART * (PARTS - 1);
 const MOST: u64 = (PART - SEEN) / 24;
 

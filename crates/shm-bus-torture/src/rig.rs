@@ -1,25 +1,27 @@
 //! Starts the workers, hears them, and prints what came of it.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, PipeReader, pipe};
-use std::sync::mpsc::{Sender, channel};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use crate::Outcome;
 use crate::bus;
-use crate::mini::Mutation;
+use crate::mode::Mode;
 use crate::options::{Options, USAGE};
+use crate::plan::{Plan, Sequence, sequences, units};
+use crate::report::Note;
+use crate::ring::mutant::Mutation;
 use crate::table::{self, Row};
-use crate::tracee;
-use crate::work::{Unit, Worker, units};
+use crate::trace::{process, tracee};
+use crate::worker::{Counter, Worker};
 
 const FAILED: i32 = 1;
 const WRONG_ARGUMENTS: i32 = 2;
 const NOT_HERE: i32 = 77;
-/// Failures that are printed of each operation.
+/// Failures that are printed of each row.
 const PRINTED: usize = 5;
 
 pub fn main() -> i32 {
@@ -39,7 +41,7 @@ pub fn main() -> i32 {
         Mutation::ALL.iter().for_each(|(name, _)| println!("mutant {name}"));
         return 0;
     }
-    let chosen = match choose(&options) {
+    let chosen = match sequences(&options) {
         Ok(chosen) => chosen,
         Err(why) => {
             eprintln!("shm-bus-torture: {why}");
@@ -52,21 +54,24 @@ pub fn main() -> i32 {
     }
     bus::clear_after_the_dead();
     let start = Instant::now();
-    let rows = match run(&options, &chosen) {
-        Ok(rows) => rows,
+    match run(&options, chosen, start) {
+        Ok(rows) => print(&options, &rows, start.elapsed().as_secs_f64()),
         Err(why) => {
             eprintln!("shm-bus-torture: {why}");
-            return FAILED;
+            FAILED
         }
-    };
-    let seconds = start.elapsed().as_secs_f64();
-    if options.json {
-        println!("{}", table::json(&rows, seconds));
-    } else {
-        let cases: usize = rows.iter().map(|r| r.kills + r.stops + r.departs + r.failures.len()).sum();
-        println!("{}\n{cases} cases in {seconds:.1} s", table::text(&rows));
     }
-    for row in &rows {
+}
+
+fn print(options: &Options, rows: &[Row], seconds: f64) -> i32 {
+    if options.json {
+        println!("{}", table::json(rows, options.seed, seconds));
+    } else {
+        let all = table::total(rows);
+        let (planned, tried, failures) = (all.planned, all.tried, all.failures.len());
+        println!("{}\n{tried} of {planned} cases in {seconds:.1} s, {failures} failures", table::text(rows));
+    }
+    for row in rows {
         for failure in row.failures.iter().take(PRINTED) {
             eprintln!("{failure}");
         }
@@ -77,91 +82,172 @@ pub fn main() -> i32 {
     if rows.iter().any(|row| !row.failures.is_empty()) { FAILED } else { 0 }
 }
 
-type Chosen = Vec<(usize, &'static str, Unit)>;
-
-fn choose(options: &Options) -> Outcome<Chosen> {
-    let all = units();
-    if let Some(name) = options.only.iter().find(|o| all.iter().all(|(n, _)| n != o)) {
-        return Err(format!("no operation {name}; --list prints them"));
+/// This process stays one of a single thread: it forks twice as many workers as there are, one crew after the other.
+fn run(options: &Options, mut chosen: Vec<Sequence>, start: Instant) -> Outcome<Vec<Row>> {
+    let counter = Counter::new()?;
+    let mut lost = Vec::new();
+    let mut columns = vec![0; chosen.len()];
+    crew(
+        options,
+        &counter,
+        chosen.len(),
+        |worker| worker.record(&chosen),
+        |line| match line.word {
+            "columns" => columns[line.sequence] = line.rest.parse().unwrap_or(0),
+            _ => lost.push((line.sequence, line.rest.to_owned())),
+        },
+    )?;
+    for (number, sequence) in chosen.iter_mut().enumerate() {
+        sequence.columns = columns[number];
+        if let Some(trace) = crate::trace::steps::Trace::read(&sequence.file).map_err(|e| e.to_string())? {
+            sequence.trace = trace;
+        }
     }
-    let wanted =
-        all.into_iter().filter(|(name, _)| options.only.is_empty() || options.only.iter().any(|o| o == name));
-    Ok(wanted.enumerate().map(|(i, (name, unit))| (i, name, unit)).collect())
+    let plan = Plan::new(chosen, options);
+    let mut rows = Rows::of(&plan, options);
+    for (sequence, failure) in lost {
+        rows.row(sequence, Mode::Kill).failures.push(failure);
+    }
+    let estimate: f64 = plan.jobs.iter().map(|job| plan.cost(job, options)).sum();
+    let planned = rows.planned();
+    eprintln!(
+        "{planned} cases, about {:.1} minutes on an idle machine, seed {}",
+        estimate / 60e3,
+        options.seed
+    );
+    if options.plan {
+        return Ok(rows.into_vec());
+    }
+    counter.restart();
+    let style = ProgressStyle::with_template("{elapsed_precise} {wide_bar} {percent} %, {eta} to go, {msg}");
+    let bar = ProgressBar::new(estimate as u64).with_style(style.map_err(|e| e.to_string())?);
+    let (mut spent, mut tried, mut failed) = (0.0, 0usize, 0usize);
+    crew(
+        options,
+        &counter,
+        plan.jobs.len(),
+        |worker| worker.run(&plan, start),
+        |line| {
+            let row = rows.row(line.sequence, line.mode);
+            match line.word {
+                "case" => {
+                    tried += 1;
+                    row.note(&Note::parse(line.rest));
+                }
+                "fail" => {
+                    tried += 1;
+                    failed += 1;
+                    bar.suspend(|| eprintln!("{}", line.rest));
+                    row.tried += 1;
+                    row.failures.push(line.rest.to_owned());
+                }
+                _ => {
+                    let job = line.rest.parse().ok().and_then(|n: usize| plan.jobs.get(n));
+                    spent += job.map_or(0.0, |job| plan.cost(job, options));
+                    bar.set_position(spent as u64);
+                }
+            }
+            bar.set_message(format!("{tried} cases, {failed} failures, {}", row.name));
+        },
+    )?;
+    bar.finish_and_clear();
+    Ok(rows.into_vec())
 }
 
-fn run(options: &Options, chosen: &Chosen) -> Outcome<Vec<Row>> {
-    let mut workers: Vec<(Pid, PipeReader)> = Vec::new();
-    // All of them before the first thread of this process.
-    for index in 0..options.workers {
-        let (input, output) = pipe().map_err(|e| e.to_string())?;
-        let mut worker = Some(Worker { options, index, output, next: 0 });
-        let pid = tracee::spawn_worker(|| {
-            if let Some(mut worker) = worker.take() {
-                worker.run(chosen);
-            }
-        })
-        .map_err(|e| e.to_string())?;
-        drop(worker);
-        workers.push((pid, input));
+/// A line of a worker's.
+struct Line<'a> {
+    word: &'a str,
+    sequence: usize,
+    mode: Mode,
+    rest: &'a str,
+}
+
+impl<'a> Line<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut parts = line.splitn(4, '\t');
+        let word = parts.next()?;
+        let sequence = parts.next()?.parse().ok()?;
+        let mode = parts.next()?;
+        let mode = Mode::ALL.iter().find(|(name, _)| *name == mode)?.1;
+        Some(Line { word, sequence, mode, rest: parts.next()? })
     }
-    let mut rows: Vec<Row> = chosen.iter().map(|(_, name, _)| Row { name, ..Row::default() }).collect();
-    let style = ProgressStyle::with_template("{elapsed_precise} {wide_bar} {pos}/{len} {msg}");
-    let bar = ProgressBar::new(0).with_style(style.map_err(|e| e.to_string())?);
-    let (sender, lines) = channel();
-    let pids: Vec<Pid> = workers.iter().map(|w| w.0).collect();
-    for (index, (_, input)) in workers.into_iter().enumerate() {
-        let sender = sender.clone();
-        std::thread::spawn(move || forward(index, input, &sender));
+}
+
+/// Workers that share `count` pieces of work, and what they say.
+fn crew(
+    options: &Options,
+    counter: &Counter,
+    count: usize,
+    work: impl Fn(&mut Worker<'_>),
+    mut hear: impl FnMut(Line<'_>),
+) -> Outcome<()> {
+    let (input, output) = pipe().map_err(|e| e.to_string())?;
+    let mut pids = Vec::new();
+    for _ in 0..options.workers.min(count) {
+        let output = output.try_clone().map_err(|e| e.to_string())?;
+        let mut worker = Worker { options, counter, output };
+        pids.push(process::spawn_patient(|| work(&mut worker)).map_err(|e| e.to_string())?);
     }
-    drop(sender);
-    for (worker, line) in lines {
-        hear(&mut rows, &bar, worker, &line);
+    drop(output);
+    for line in lines(input) {
+        if let Some(line) = Line::parse(&line) {
+            hear(line);
+        }
     }
-    bar.finish_and_clear();
     for pid in pids {
-        if let Err(why) = tracee::reap(pid, "a worker") {
+        if let Err(why) = process::reap(pid, "a worker") {
             let _ = kill(pid, Signal::SIGKILL);
             return Err(why);
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
-fn forward(worker: usize, input: PipeReader, lines: &Sender<(usize, String)>) {
-    for line in BufReader::new(input).lines().map_while(Result::ok) {
-        if lines.send((worker, line)).is_err() {
-            return;
-        }
-    }
+fn lines(input: PipeReader) -> impl Iterator<Item = String> {
+    BufReader::new(input).lines().map_while(Result::ok)
 }
 
-fn hear(rows: &mut [Row], bar: &ProgressBar, worker: usize, line: &str) {
-    let mut parts = line.splitn(3, '\t');
-    let (Some(kind), Some(unit), Some(rest)) = (parts.next(), parts.next(), parts.next()) else {
-        return;
-    };
-    let Some(row) = unit.parse::<usize>().ok().and_then(|unit| rows.get_mut(unit)) else {
-        return;
-    };
-    let number = rest.parse::<usize>().unwrap_or(0);
-    match kind {
-        // All workers plan the same.
-        "plan" if worker == 0 => bar.inc_length(number as u64),
-        "more" => bar.inc_length(number as u64),
-        "size" => row.instructions = row.instructions.max(number),
-        "note" => row.other_ways += 1,
-        "kill" => row.kills += 1,
-        "stop" => row.stops += 1,
-        "depart" => row.departs += 1,
-        "fail" => {
-            let text = rest.to_owned();
-            bar.suspend(|| eprintln!("{text}"));
-            row.failures.push(text);
+/// The rows of the table, by sequence and mode.
+struct Rows {
+    rows: Vec<Row>,
+    index: BTreeMap<(usize, Mode), usize>,
+}
+
+impl Rows {
+    fn of(plan: &Plan, options: &Options) -> Self {
+        let mut rows = Rows { rows: Vec::new(), index: BTreeMap::new() };
+        for (number, sequence) in plan.sequences.iter().enumerate() {
+            for mode in sequence.unit.modes().iter().filter(|m| options.mode.is_none_or(|o| o == **m)) {
+                rows.index.insert((number, *mode), rows.rows.len());
+                rows.rows.push(Row {
+                    name: sequence.name,
+                    start: sequence.start,
+                    mode: Some(*mode),
+                    instructions: sequence.trace.instructions(),
+                    places: sequence.trace.accesses(),
+                    ..Row::default()
+                });
+            }
         }
-        _ => {}
+        for job in &plan.jobs {
+            let cases = plan.cases(job, options);
+            rows.row(job.sequence, job.mode).planned += cases;
+        }
+        rows
     }
-    if matches!(kind, "kill" | "stop" | "depart" | "fail") {
-        bar.set_message(row.name);
-        bar.inc(1);
+
+    fn row(&mut self, sequence: usize, mode: Mode) -> &mut Row {
+        let exact = self.index.get(&(sequence, mode)).copied();
+        let any = || self.index.range((sequence, Mode::Kill)..).next().map_or(0, |(_, i)| *i);
+        let index = exact.unwrap_or_else(any);
+        &mut self.rows[index]
+    }
+
+    fn planned(&self) -> usize {
+        self.rows.iter().map(|row| row.planned).sum()
+    }
+
+    fn into_vec(self) -> Vec<Row> {
+        self.rows
     }
 }

@@ -8,7 +8,8 @@ use shm_bus_ring::{
     fence,
 };
 
-use crate::world::{Item, Pages, SLOTS, Sent};
+use super::message::Item;
+use super::world::{Pages, SLOTS, Sent};
 
 /// One deviation from the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,14 +5,15 @@ use std::os::fd::AsFd;
 use shm_bus_os::{Access, Mapping, Word};
 use shm_bus_ring::layout::{payload, sequencer_bytes};
 use shm_bus_ring::{
-    Address, AttachState, AttachmentId, Bucket, BucketSet, Frame, Full, Geometry, Kind, Lane, LaneKind,
-    MemberWord, Message, Ordering, Owner, Peers, Policy, PublishError, Reader, ReaderState, Region, Sender,
-    Senders, Sequencer, Stamp, Step, View, intact,
+    AttachState, AttachmentId, Frame, Full, Geometry, Kind, Lane, LaneKind, Loan, MemberWord, Message,
+    Ordering, Owner, Peers, Policy, PublishError, Published, Reader, ReaderState, Region, Sender, Senders,
+    Sequencer, Sleeper, Stamp, View, Waker,
 };
 
+use super::message::{Event, Item, buckets, topic};
+use super::mutant::{Mini, Mutation};
 use crate::Outcome;
 use crate::memory;
-use crate::mini::{Mini, Mutation};
 use crate::report::{Ended, Report, Seen};
 
 const LOG2_SLOTS: u32 = 6;
@@ -32,44 +33,6 @@ pub const READERS: [usize; 2] = [3, 4];
 pub const SLOW: usize = 5;
 const MEMBERS: usize = 6;
 
-/// Where everything goes, and a second destination for transactions.
-pub fn group() -> Address {
-    Address::group(1)
-}
-
-pub fn other_group() -> Address {
-    Address::group(2)
-}
-
-fn buckets() -> BucketSet {
-    let mut set = BucketSet::control();
-    set.insert(Bucket::of(group()));
-    set.insert(Bucket::of(other_group()));
-    set
-}
-
-/// `id 8 | length 24 | number 32`: from it follows what a message must hold.
-pub fn topic(id: usize, length: u64, number: u64) -> u64 {
-    (id as u64) << 56 | length << 32 | number
-}
-
-pub fn sender_of(topic: u64) -> usize {
-    (topic >> 56) as usize
-}
-
-/// Bytes that no other topic gives.
-pub fn body(topic: u64) -> Vec<u8> {
-    let mut state = topic.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    (0..topic >> 32 & 0xFF_FFFF)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state as u8
-        })
-        .collect()
-}
-
 /// Everyone's payload memory, mapped for reading.
 #[derive(Clone, Default)]
 pub struct Pages(pub Vec<(View, Geometry)>);
@@ -87,20 +50,15 @@ impl Senders for Pages {
     }
 }
 
-/// A message to be published, its bytes ready.
-pub struct Item {
-    pub topic: u64,
-    pub destinations: Vec<Address>,
-    pub bytes: Vec<u8>,
-}
+/// Somebody asleep on the futex; nobody here has an event loop.
+struct Asleep<'a>(&'a View);
 
-/// What becomes one slot.
-pub struct Event(pub Vec<Item>);
-
-impl Event {
-    pub fn topics(&self) -> Vec<u64> {
-        self.0.iter().map(|item| item.topic).collect()
+impl Sleeper for Asleep<'_> {
+    fn page(&self) -> &View {
+        self.0
     }
+
+    fn signal(&self) {}
 }
 
 /// How a publish ended.
@@ -129,6 +87,7 @@ pub struct Attachment {
     /// Publishes in the place of the lane, if it is there.
     pub mini: Option<Mini>,
     pub reader: Reader,
+    pub waker: Waker,
     pub seen: Vec<Seen>,
     numbers: u64,
 }
@@ -145,7 +104,7 @@ pub struct World {
     /// The first stamp after the preparation.
     pub start: u64,
     /// What stands in front of a stepped reader.
-    pub polled: Vec<Seen>,
+    pub waiting: Vec<Seen>,
     memories: Vec<(Region, u64)>,
     template: Vec<Vec<u8>>,
 }
@@ -176,7 +135,7 @@ impl World {
             report: Report::new()?,
             leases: Vec::new(),
             start,
-            polled: Vec::new(),
+            waiting: Vec::new(),
             memories: vec![(region, bytes)],
             template: Vec::new(),
         };
@@ -200,6 +159,7 @@ impl World {
                     .map(|m| Mini::new(own.clone(), geometry, m)),
                 own,
                 reader: Reader::new(Stamp(1), buckets()),
+                waker: Waker::default(),
                 seen: Vec::new(),
                 numbers: 0,
             });
@@ -276,7 +236,7 @@ impl World {
             .map(|length| {
                 self.members[id].numbers += 1;
                 let topic = topic(id, *length, self.members[id].numbers);
-                Item { topic, destinations: vec![group()], bytes: body(topic) }
+                Item::new(topic)
             })
             .collect();
         Event(items)
@@ -310,7 +270,7 @@ impl World {
         let mut frames = Vec::with_capacity(event.0.len());
         let mut failed = None;
         for item in &event.0 {
-            let prefix = prefix(item);
+            let prefix = item.prefix();
             let length = prefix + item.bytes.len() as u64;
             match lane.loan::<()>(sequencer, pages, length) {
                 Ok(loan) => {
@@ -335,15 +295,19 @@ impl World {
                 lane.abandon(loan);
             }
         }
-        self.sent(published)
+        self.sent(id, published)
     }
 
-    pub fn sent(&self, published: Result<shm_bus_ring::Published, PublishError<()>>) -> Sent {
+    pub fn sent(&mut self, id: usize, published: Result<Published, PublishError<()>>) -> Sent {
         match published {
             Ok(published) => {
                 if let Some(bucket) = published.wake {
                     self.sequencer.raise_hint(published.stamp.0 + 1);
-                    let _ = self.hint.wake(u32::MAX, bucket.futex_bits());
+                    let World { members, pages, sequencer, .. } = self;
+                    let find = |id: AttachmentId, _| pages.0.get(id.index()).map(|(view, _)| Asleep(view));
+                    if members[id].waker.wake(sequencer, bucket, find) {
+                        let _ = self.hint.wake(u32::MAX, bucket.futex_bits());
+                    }
                 }
                 Sent::At(published.stamp.0)
             }
@@ -352,190 +316,10 @@ impl World {
             Err(_) => Sent::Broken,
         }
     }
-
-    /// Lets `id` count as a reader from here on.
-    pub fn count_reader(&mut self, id: usize) {
-        let me = AttachmentId(id as u16);
-        let tail = self.sequencer.find().map_or(1, |f| f.stamp);
-        self.members[id].own.store(payload::CURSOR, tail, Ordering::SeqCst);
-        self.members[id].reader = Reader::new(Stamp(tail), buckets());
-        let members = self.sequencer.members();
-        members.set_reader(me, tail, 100, 0);
-        let word = members.word(me);
-        let _ = members.exchange(me, word, word.with_reader(ReaderState::Live));
-    }
-
-    /// Stores the cursor and lets those go on who wait for room.
-    pub fn store_cursor(&self, id: usize) {
-        let (own, position) = (&self.members[id].own, self.members[id].reader.position());
-        if self.sequencer.store_cursor(own, position) {
-            self.sequencer.release_space();
-            let _ = self.space.wake(u32::MAX, u32::MAX);
-        }
-    }
-
-    /// The next frame for a reader, its bytes copied; `Err` if there is none, with the reason.
-    pub fn read(&mut self, id: usize) -> Result<(Frame, Vec<u8>), Step> {
-        match self.members[id].reader.next(&self.sequencer, &mut self.pages) {
-            Step::Frame(frame) => {
-                let mut bytes = vec![0; frame.header.length as usize];
-                self.pages.0[frame.sender.index()].0.copy_out(frame.offset, &mut bytes);
-                Ok((frame, bytes))
-            }
-            step => Err(step),
-        }
-    }
-
-    /// Whether a frame that was copied had not been overwritten.
-    pub fn intact(&self, frame: &Frame) -> bool {
-        intact(&self.pages.0[frame.sender.index()].0, frame.lane, frame.header.serial)
-    }
-
-    /// Reads everything there is with one of those who live: nothing of it may be anything but whole.
-    pub fn take(&mut self, id: usize) -> Outcome<()> {
-        loop {
-            let position = self.members[id].reader.position();
-            match self.read(id) {
-                Ok((frame, bytes)) => {
-                    if frame.place.stamp.0 != position {
-                        return Err(format!("reader {id} went from {position} to {:?}", frame.place));
-                    }
-                    check(&frame, &bytes)?;
-                    if !self.intact(&frame) {
-                        return Err(format!(
-                            "reader {id} counts and was not evicted: {:?} was overwritten",
-                            frame.place
-                        ));
-                    }
-                    if frame.sender.index() == VICTIM && frame.place.stamp.0 < self.start {
-                        self.leases.push(frame);
-                    }
-                    self.members[id].seen.push(seen(&frame));
-                }
-                Err(Step::Empty) => break,
-                Err(step) => return Err(format!("reader {id} at {position}: {step:?}")),
-            }
-        }
-        self.store_cursor(id);
-        Ok(())
-    }
-
-    /// Those who live read everything there is.
-    pub fn follow(&mut self) -> Outcome<()> {
-        READERS.into_iter().try_for_each(|id| self.take(id))
-    }
-
-    /// Evicts a reader, word first. `false` if somebody else did, or it is none any more.
-    pub fn evict(&self, id: AttachmentId) -> bool {
-        let members = self.sequencer.members();
-        let word = members.word(id);
-        if word.reader() != ReaderState::Live {
-            return false;
-        }
-        let evicted = word.with_reader(ReaderState::Evicted).with_eviction();
-        let done = members.exchange(id, word, evicted).is_ok();
-        if done {
-            self.sequencer.release_space();
-            let _ = self.space.wake(u32::MAX, u32::MAX);
-        }
-        done
-    }
-
-    /// What the master does for one that is gone.
-    pub fn bury(&self, id: usize) {
-        let me = AttachmentId(id as u16);
-        let members = self.sequencer.members();
-        loop {
-            let word = members.word(me);
-            let gone = word.with_attach(AttachState::Departed).with_reader(ReaderState::None);
-            if members.exchange(me, word, gone).is_ok() {
-                break;
-            }
-        }
-        self.sequencer.sleepers().forget(me);
-        self.sequencer.release_space();
-        let _ = self.space.wake(u32::MAX, u32::MAX);
-        self.sequencer.raise_hint(self.sequencer.find().map_or(0, |f| f.stamp));
-        let _ = self.hint.wake(u32::MAX, u32::MAX);
-    }
-
-    /// The one who lives publishes `count` messages, and those who live read them. Nothing but `evictable` may hold them
-    /// up, and it loses its place.
-    pub fn go_on(&mut self, count: u64, evictable: Option<usize>) -> Outcome<()> {
-        for n in 0..count {
-            let event = self.event(PUBLISHER, &[if n % 5 == 4 { 1000 } else { 24 }]);
-            loop {
-                match self.send(PUBLISHER, &event) {
-                    Sent::At(_) => break,
-                    Sent::Full(full) => match full.holder {
-                        Some((id, _)) if READERS.contains(&id.index()) => self.follow()?,
-                        Some((id, _)) if Some(id.index()) == evictable => {
-                            self.evict(id);
-                        }
-                        holder => return Err(format!("the publisher is held up by {holder:?}")),
-                    },
-                    other => return Err(format!("the publisher: {other:?}")),
-                }
-            }
-            if n % 4 == 3 {
-                self.follow()?;
-            }
-        }
-        self.follow()
-    }
-
-    /// Nobody who lost its place takes bytes for whole that are not.
-    pub fn check_leases(&self) -> Outcome<()> {
-        for frame in &self.leases {
-            let mut bytes = vec![0; frame.header.length as usize];
-            self.pages.0[frame.sender.index()].0.copy_out(frame.offset, &mut bytes);
-            if self.intact(frame) {
-                check(frame, &bytes)
-                    .map_err(|why| format!("a lease held too long passes for whole: {why}"))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn prefix(item: &Item) -> u64 {
-    match item.destinations.len() {
-        1 => 0,
-        n => 8 * n as u64,
-    }
 }
 
 /// A loan with what is said of it.
-pub fn framed(
-    loan: shm_bus_ring::Loan,
-    item: &Item,
-    length: u64,
-) -> (shm_bus_ring::Loan, Kind, Message<'_>, u64) {
-    let kind = match item.destinations.len() {
-        1 => Kind::Message,
-        _ => Kind::Transaction,
-    };
+pub fn framed(loan: Loan, item: &Item, length: u64) -> (Loan, Kind, Message<'_>, u64) {
     let message = Message { destinations: &item.destinations, topic: item.topic, descriptors: 0, time: 0 };
-    (loan, kind, message, length)
-}
-
-pub fn seen(frame: &Frame) -> Seen {
-    Seen { stamp: frame.place.stamp.0, index: u64::from(frame.place.index), topic: frame.header.topic }
-}
-
-/// Whether a frame is what its topic says.
-pub fn check(frame: &Frame, bytes: &[u8]) -> Outcome<()> {
-    let topic = frame.header.topic;
-    let prefix = match frame.header.kind {
-        Kind::Transaction => 8 * frame.header.destination as usize,
-        _ => 0,
-    };
-    let destinations: Vec<u8> = [group(), other_group()].iter().flat_map(|d| d.0.to_le_bytes()).collect();
-    if sender_of(topic) != frame.sender.index()
-        || bytes.get(..prefix) != destinations.get(..prefix)
-        || bytes[prefix..] != body(topic)
-    {
-        return Err(format!("torn: {frame:?}"));
-    }
-    Ok(())
+    (loan, item.kind(), message, length)
 }
