@@ -302,10 +302,9 @@ impl World {
         match published {
             Ok(published) => {
                 if let Some(bucket) = published.wake {
-                    self.sequencer.raise_hint(published.stamp.0 + 1);
                     let World { members, pages, sequencer, .. } = self;
                     let find = |id: AttachmentId, _| pages.0.get(id.index()).map(|(view, _)| Asleep(view));
-                    if members[id].waker.wake(sequencer, bucket, find) {
+                    if members[id].waker.wake(sequencer, bucket, published.stamp.0 + 1, find) {
                         let _ = self.hint.wake(u32::MAX, bucket.futex_bits());
                     }
                 }
