@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod arena;
+mod core_paths;
 mod cpu;
 mod crew;
 mod floors;
@@ -47,6 +48,10 @@ fn run(command: &Command, options: &Options) -> Outcome<()> {
         Command::RoundTrip => round_trip::run(options)?,
         Command::Throughput => throughput::run(options)?,
         Command::Overload => overload::run(options)?,
+        Command::Core => {
+            core_paths::run(options.messages);
+            serde_json::json!({ "figure": "core", "messages": options.messages })
+        }
         Command::Single => single::run(options)?,
     };
     println!("{line}");

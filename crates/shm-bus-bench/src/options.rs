@@ -20,6 +20,7 @@ Figures of the Rust core:
   round-trip            64 bytes there and back (--wait)
   throughput            messages a second (--publishers, --readers, --batch)
   overload              what a stopped reader costs a publisher at 10 kHz (--policy)
+  core                  the core's paths on ordinary memory, for simulators (--messages)
   single                one process publishes and reads by turns, for profilers (--messages)
 
 Helpers of the driver:
@@ -51,6 +52,7 @@ pub enum Command {
     RoundTrip,
     Throughput,
     Overload,
+    Core,
     Single,
 }
 
@@ -129,6 +131,7 @@ pub fn parse() -> Outcome<(Command, Options)> {
                     "round-trip" => Command::RoundTrip,
                     "throughput" => Command::Throughput,
                     "overload" => Command::Overload,
+                    "core" => Command::Core,
                     "single" => Command::Single,
                     _ => return Err(format!("there is no command {name:?}; see --help").into()),
                 });
