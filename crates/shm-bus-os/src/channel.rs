@@ -130,6 +130,44 @@ impl Listener {
         Ok(Self { fd })
     }
 
+    /// Takes a listener that another process sent, after asking the kernel whether it is one of this kind:
+    /// `getsockopt(SO_DOMAIN, SO_TYPE, SO_ACCEPTCONN)`. Whoever holds a copy can accept; a connection goes to one of them.
+    ///
+    /// # Errors
+    /// [`OsError::WrongKind`] (the fd is closed).
+    pub fn from_fd(fd: OwnedFd) -> Result<Self> {
+        let fits = sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX)
+            && sockopt::socket_type(&fd) == Ok(SocketType::SEQPACKET)
+            && sockopt::socket_acceptconn(&fd) == Ok(true);
+        if fits { Ok(Self { fd }) } else { Err(OsError::WrongKind { want: "a listening SEQPACKET socket" }) }
+    }
+
+    /// Another fd of the same socket: `fcntl(F_DUPFD_CLOEXEC)`.
+    ///
+    /// # Errors
+    /// [`OsError::Syscall`] with `EMFILE`.
+    pub fn try_clone_fd(&self) -> Result<OwnedFd> {
+        let failed = |error: std::io::Error| {
+            OsError::of_std("fcntl(F_DUPFD_CLOEXEC)", "duplicating a listening socket", &error)
+        };
+        self.fd.try_clone().map_err(failed)
+    }
+
+    /// Whether a connection waits to be accepted: `poll(fd, POLLIN, 0)`.
+    ///
+    /// # Errors
+    /// [`OsError::Syscall`] as `poll` gives it.
+    pub fn has_waiting(&self) -> Result<bool> {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        loop {
+            match poll(&mut fds, Some(&Timespec::default())) {
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(OsError::at("poll", || "looking who waits at a socket")(errno)),
+                Ok(_) => return Ok(fds[0].revents().contains(PollFlags::IN)),
+            }
+        }
+    }
+
     /// Takes one waiting connection, `None` if there is none: `accept4(fd, NULL, NULL, SOCK_NONBLOCK|SOCK_CLOEXEC)`.
     ///
     /// # Errors

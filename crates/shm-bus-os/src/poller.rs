@@ -17,20 +17,25 @@ pub struct Interest {
     pub readable: bool,
     /// Something can be written.
     pub writable: bool,
+    /// Reports one event and is then silent until [`Poller::modify`] asks again.
+    pub once: bool,
 }
 
 impl Interest {
     /// Reading only.
-    pub const READ: Self = Self { readable: true, writable: false };
+    pub const READ: Self = Self { readable: true, writable: false, once: false };
     /// Writing only.
-    pub const WRITE: Self = Self { readable: false, writable: true };
+    pub const WRITE: Self = Self { readable: false, writable: true, once: false };
     /// Both.
-    pub const BOTH: Self = Self { readable: true, writable: true };
+    pub const BOTH: Self = Self { readable: true, writable: true, once: false };
+    /// Reading, reported once.
+    pub const READ_ONCE: Self = Self { readable: true, writable: false, once: true };
 
     fn flags(self) -> EventFlags {
         let mut flags = EventFlags::empty();
         flags.set(EventFlags::IN, self.readable);
         flags.set(EventFlags::OUT, self.writable);
+        flags.set(EventFlags::ONESHOT, self.once);
         flags
     }
 }
@@ -167,6 +172,22 @@ mod tests {
         assert_eq!(events, []);
         assert_eq!(poller.remove(two.as_fd()).unwrap_err().errno(), Some(libc::ENOENT));
         assert_eq!(poller.add(one.as_fd(), 1, Interest::READ).unwrap_err().errno(), Some(libc::EEXIST));
+    }
+
+    #[test]
+    fn once_is_once_until_it_is_asked_again() {
+        let poller = Poller::new().unwrap();
+        let one = EventFd::new().unwrap();
+        poller.add(one.as_fd(), 1, Interest::READ_ONCE).unwrap();
+        one.signal().unwrap();
+        let mut events = Vec::new();
+        for wanted in [1, 0, 0] {
+            poller.wait(&mut events, Some(Duration::ZERO)).unwrap();
+            assert_eq!(events.len(), wanted);
+        }
+        poller.modify(one.as_fd(), 1, Interest::READ_ONCE).unwrap();
+        poller.wait(&mut events, Some(Duration::ZERO)).unwrap();
+        assert_eq!(events.len(), 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! This process and others: ids, start times, and death as a pidfd shows it.
 
 use std::fs;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -64,6 +64,13 @@ pub fn wait_dead(pidfd: BorrowedFd<'_>, timeout: Duration) -> Result<bool> {
     }
 }
 
+/// Whether a pidfd is this process's own: the `Pid` of its `fdinfo` in procfs. `false` where procfs does not tell.
+pub fn is_own(pidfd: BorrowedFd<'_>) -> bool {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap_or_default();
+    let own = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+    own.and_then(|number| number.trim().parse().ok()) == Some(pid())
+}
+
 /// When a process started, in clock ticks since boot: field 22 of its `stat` in procfs. With the pid it names a process
 /// for good, until reboot.
 ///
@@ -110,6 +117,7 @@ mod tests {
         let mut child = forks::spawn(Command::new("cat").stdin(Stdio::piped()));
         let pidfd = pidfd_open(child.id()).unwrap();
         assert!(!is_dead(pidfd.as_fd()).unwrap());
+        assert!(!is_own(pidfd.as_fd()) && is_own(pidfd_open(pid()).unwrap().as_fd()));
         assert!(start_time(child.id()).unwrap() >= start_time(pid()).unwrap());
         assert!(has_uid(child.id(), uid()).unwrap());
         assert!(!has_uid(child.id(), u32::MAX - 7).unwrap());

@@ -1,15 +1,15 @@
 //! Finding a bus, or founding it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shm_bus_os::{
-    Access, Channel, Interest, LockFile, Mapping, Name, OsError, Poller, Received, RuntimeDir, Sealing, Sent,
-    Word, memfd, probe, process, random,
+    Access, Channel, LockFile, Mapping, Name, OsError, Poller, RuntimeDir, Sealing, Word, memfd, probe,
+    random,
 };
-use shm_bus_ring::layout::{LAYOUT_VERSION, sequencer_bytes};
+use shm_bus_ring::layout::sequencer_bytes;
 use shm_bus_ring::{
     Address, AttachState, AttachmentId, Geometry, MemberWord, Policy, ReaderState, Sequencer,
 };
@@ -17,12 +17,12 @@ use shm_bus_ring::{
 use crate::directory::Directory;
 use crate::directory_memory::{DirectoryReader, DirectoryWriter};
 use crate::error::{BusError, Result};
-use crate::payload_memory::OwnMemory;
+use crate::newcomer::{Joining, Newcomer};
+use crate::payload_memory::{self, OwnMemory};
 use crate::record::MemberId;
 use crate::role::Role;
 use crate::shared::{Parts, Shared};
 use crate::socket::Socket;
-use crate::wire::{self, MAX_DATAGRAM, Reply, Request};
 
 /// Whether this attachment may found the bus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,10 +71,18 @@ impl Default for AttachOptions {
 
 /// An attachment ready to run.
 pub(crate) struct Attached {
+    pub parted: Parted,
+    pub place: Place,
+}
+
+/// The parts of it that its control thread is made of.
+pub(crate) struct Parted {
     pub shared: Arc<Shared>,
     pub poller: Arc<Poller>,
+    /// The master's role, if this attachment founded the bus.
     pub role: Option<Role>,
-    pub place: Place,
+    /// How long the master took to answer.
+    pub answered: Duration,
 }
 
 /// Where a bus is: its socket, and the lock that every attachment holds shared while it lives. Only who can take the
@@ -155,8 +163,13 @@ pub(crate) fn attach(name: &str, options: &AttachOptions) -> Result<Attached> {
     }
     probe::require().map_err(BusError::Unsupported)?;
     let mut place = Place::open(name, options)?;
-    match attach_at(name, &mut place, geometry, options) {
-        Ok((shared, poller, role)) => Ok(Attached { shared, poller, role, place }),
+    let parted = OwnMemory::create(geometry).and_then(|own| {
+        let region = own.region.clone();
+        // A master that died meanwhile may have admitted it: its successor sees that nobody will come.
+        attach_at(name, &mut place, own, options).inspect_err(|_| payload_memory::withdraw(&region))
+    });
+    match parted {
+        Ok(parted) => Ok(Attached { parted, place }),
         Err(error) => {
             place.clear_if_last();
             Err(error)
@@ -164,13 +177,10 @@ pub(crate) fn attach(name: &str, options: &AttachOptions) -> Result<Attached> {
     }
 }
 
-type Parted = (Arc<Shared>, Arc<Poller>, Option<Role>);
-
-fn attach_at(name: &str, place: &mut Place, geometry: Geometry, options: &AttachOptions) -> Result<Parted> {
-    let mut own = Some(OwnMemory::create(geometry)?);
+fn attach_at(name: &str, place: &mut Place, mut own: OwnMemory, options: &AttachOptions) -> Result<Parted> {
+    let socket = place.socket.clone();
     let deadline = Instant::now() + options.timeout;
-    let too_late =
-        || BusError::NoMaster { name: name.to_owned(), waited: options.timeout.as_millis() as u64 };
+    let newcomer = Newcomer { name, place: &socket, options, deadline };
     loop {
         // While this attachment holds the lock, shared, the bus cannot be founded anew under its hands.
         if place.lock.try_shared()? && place.lock.is_current()? {
@@ -178,137 +188,47 @@ fn attach_at(name: &str, place: &mut Place, geometry: Geometry, options: &Attach
                 Ok(_) if options.master == MasterMode::Only => {
                     return Err(BusError::Exists { name: name.to_owned() });
                 }
-                Ok(channel) => {
-                    let memory = own.take().map_or_else(|| OwnMemory::create(geometry), Ok)?;
-                    match join(name, channel, memory, options, deadline) {
-                        Ok(shared) => {
-                            return Ok((Arc::new(shared), Arc::new(Poller::new()?), None));
-                        }
-                        Err(Joining::Failed(error)) => return Err(error),
-                        // The master left before it answered: somebody takes over, or nobody is there.
-                        Err(Joining::Hangup(memory)) => own = Some(memory),
+                Ok(channel) => match newcomer.join(channel, own) {
+                    Ok((shared, answered)) => {
+                        let (shared, poller) = (Arc::new(shared), Arc::new(Poller::new()?));
+                        return Ok(Parted { shared, poller, role: None, answered });
                     }
-                }
+                    Err(Joining::Failed(error)) => return Err(error),
+                    // The master left before it answered: somebody takes over, or nobody is there.
+                    Err(Joining::Hangup(memory)) => own = memory,
+                },
                 Err(error) if is_nobody(&error) => {
                     if place.lock.try_exclusive()? && place.lock.is_current()? {
                         if options.master == MasterMode::Never {
                             return Err(BusError::NotFound { name: name.to_owned() });
                         }
-                        let memory = own.take().map_or_else(|| OwnMemory::create(geometry), Ok)?;
-                        return found(name, place, memory, options);
+                        return found(name, place, own, options);
                     }
                 }
-                Err(error) if error.errno() == Some(EAGAIN) => {}
+                Err(error) if is_backlog_full(&error) => {}
                 Err(error) => return Err(error.into()),
             }
         } else if !place.lock.is_current()? {
             place.reopen()?;
         }
         if Instant::now() >= deadline {
-            return Err(too_late());
+            return Err(newcomer.too_late());
         }
         std::thread::sleep(POLL);
     }
 }
 
-const EAGAIN: i32 = 11;
+/// More knock at the socket than it holds.
+pub(crate) fn is_backlog_full(error: &OsError) -> bool {
+    const EAGAIN: i32 = 11;
+    error.errno() == Some(EAGAIN)
+}
 
 /// No socket file, or nobody listens behind it.
 pub(crate) fn is_nobody(error: &OsError) -> bool {
     const ENOENT: i32 = 2;
     const ECONNREFUSED: i32 = 111;
     matches!(error.errno(), Some(ENOENT | ECONNREFUSED))
-}
-
-enum Joining {
-    Failed(BusError),
-    /// The memory is used for the next try: a master that has seen it before knows that its owner moved on.
-    Hangup(OwnMemory),
-}
-
-impl<E: Into<BusError>> From<E> for Joining {
-    fn from(error: E) -> Self {
-        Joining::Failed(error.into())
-    }
-}
-
-fn join(
-    name: &str,
-    channel: Channel,
-    own: OwnMemory,
-    options: &AttachOptions,
-    deadline: Instant,
-) -> core::result::Result<Shared, Joining> {
-    let (ours, theirs) = (process::uid(), channel.peer()?.uid);
-    if theirs != ours {
-        let why = format!("the bus belongs to uid {theirs}, you are uid {ours}");
-        return Err(BusError::Refused { why }.into());
-    }
-    let hello = wire::with_greeting(&Request::Hello { protocol: options.protocol });
-    let bell = own.bell.to_give()?;
-    match channel.send(&hello, &[own.fd.as_fd(), bell.as_fd()]) {
-        Ok(Sent::Done) => {}
-        Ok(Sent::Full) => return Err(Joining::Hangup(own)),
-        Err(error) if error.is_disconnected() => return Err(Joining::Hangup(own)),
-        Err(error) => return Err(error.into()),
-    }
-    let poller = Poller::new()?;
-    poller.add(channel.as_fd(), 0, Interest::READ)?;
-    let mut buffer = vec![0; MAX_DATAGRAM];
-    let (bytes, fds) = loop {
-        match channel.recv(&mut buffer) {
-            Ok(Received::Message { len, fds, .. }) => break (&buffer[..len], fds),
-            Ok(Received::Empty) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    let waited = options.timeout.as_millis() as u64;
-                    return Err(BusError::NoMaster { name: name.to_owned(), waited }.into());
-                }
-                poller.wait(&mut Vec::new(), Some(left))?;
-            }
-            Ok(Received::Closed) => return Err(Joining::Hangup(own)),
-            Err(error) if error.is_disconnected() => return Err(Joining::Hangup(own)),
-            Err(error) => return Err(error.into()),
-        }
-    };
-    let protocol = |why: &str| BusError::Protocol { why: why.to_owned() };
-    match wire::greeted_version(bytes) {
-        Some(LAYOUT_VERSION) => {}
-        Some(theirs) => {
-            return Err(BusError::Version { ours: LAYOUT_VERSION, theirs }.into());
-        }
-        None => return Err(protocol("the master answered without a greeting").into()),
-    }
-    match wire::decode(&bytes[wire::GREETING_BYTES..]) {
-        Some(Reply::Welcome { member, address, term }) => {
-            let [sequencer_fd, directory_fd] = <[OwnedFd; 2]>::try_from(fds)
-                .map_err(|_| protocol("the master's welcome came without its memories"))?;
-            let bytes = memfd::verify(
-                sequencer_fd.as_fd(),
-                Sealing::Shared,
-                sequencer_bytes(*Sequencer::LOG2_SLOTS.end()),
-            )?;
-            let mapping = Arc::new(Mapping::shared(sequencer_fd.as_fd(), bytes as usize, Access::ReadWrite)?);
-            let sequencer = Sequencer::open(mapping.region()?)?;
-            let directory = DirectoryReader::open(directory_fd.as_fd())?;
-            Ok(Shared::new(Parts {
-                name: name.to_owned(),
-                hint_word: Word::new(mapping.clone(), sequencer.hint_futex_offset() as usize)?,
-                space_word: Word::new(mapping, sequencer.space_futex_offset() as usize)?,
-                sequencer,
-                sequencer_fd,
-                own,
-                member,
-                address: Address(address),
-                protocol: options.protocol,
-                directory,
-                channel,
-                term,
-            })?)
-        }
-        Some(Reply::Refused { why }) => Err(BusError::Refused { why }.into()),
-        _ => Err(protocol("the master's answer is neither a welcome nor a refusal").into()),
-    }
 }
 
 /// Founds the bus, holding its lock exclusively.
@@ -340,6 +260,7 @@ fn found(name: &str, place: &Place, own: OwnMemory, options: &AttachOptions) -> 
     let poller = Arc::new(Poller::new()?);
     let shared = Arc::new(Shared::new(Parts {
         name: name.to_owned(),
+        place: place.socket.clone(),
         hint_word: Word::new(mapping.clone(), sequencer.hint_futex_offset() as usize)?,
         space_word: Word::new(mapping, sequencer.space_futex_offset() as usize)?,
         sequencer,
@@ -353,13 +274,12 @@ fn found(name: &str, place: &Place, own: OwnMemory, options: &AttachOptions) -> 
         term,
     })?);
     // In the place of a dead master's, if there is one: nobody else holds the lock.
-    let mut socket = Socket::prepare(&place.socket, term)?;
-    socket.place()?;
+    let socket = Arc::new(Socket::prepare(&place.socket, term)?.place()?);
     let role = Role::found(shared.clone(), memory, poller.clone(), masters)?.listen(socket)?;
     // From here on others may connect; the lock becomes the shared one of an attachment. It cannot fail: nobody else
     // founds while the socket answers, and whoever holds it exclusively for a look lets it go again.
     while !place.lock.try_shared()? {
         std::thread::sleep(POLL);
     }
-    Ok((shared, poller, Some(role)))
+    Ok(Parted { shared, poller, role: Some(role), answered: Duration::ZERO })
 }

@@ -5,17 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use shm_bus_os::{Access, EventFd, Mapping, OsError, Poller};
+use shm_bus_os::{Access, Mapping, OsError};
 use shm_bus_ring::layout::payload;
 use shm_bus_ring::{Address, AttachmentId, BucketSet, Geometry, Ordering, SleepKind};
 
-use crate::attach::{self, AttachOptions, Attached, Place};
+use crate::attach::{self, AttachOptions, Attached, Parted, Place};
 use crate::control::Control;
 use crate::directory::Directory;
 use crate::error::{BusError, Result};
 use crate::publisher::Publisher;
 use crate::record::MemberId;
-use crate::role::{PATIENCE, Role};
+use crate::role::PATIENCE;
 use crate::shared::{Shared, lock};
 use crate::subscription::{SubscribeOptions, Subscription, open_groups};
 
@@ -40,21 +40,17 @@ pub struct Statistics {
     pub lag: u64,
 }
 
-type Started = (JoinHandle<()>, Arc<EventFd>);
-
-fn start(shared: &Arc<Shared>, place: &Place, poller: Arc<Poller>, role: Option<Role>) -> Result<Started> {
-    let stop = Arc::new(EventFd::new()?);
-    let control = Control::new(shared.clone(), place.socket.clone(), poller, stop.clone(), role)?;
+fn start(parted: Parted) -> Result<JoinHandle<()>> {
+    let control = Control::new(parted)?;
     let thread = std::thread::Builder::new().name("shm-bus".into()).spawn(move || control.run());
     let thread = thread
         .map_err(|error| OsError::of_std("clone", "starting a thread (its limit is ulimit -u)", &error))?;
-    Ok((thread, stop))
+    Ok(thread)
 }
 
 /// One attachment. Closing it, or dropping it, detaches.
 pub struct Bus {
     shared: Arc<Shared>,
-    stop: Arc<EventFd>,
     running: Mutex<Option<(JoinHandle<()>, Place)>>,
     publisher: Mutex<bool>,
 }
@@ -68,14 +64,12 @@ impl Bus {
     /// [`BusError::Unsupported`], [`BusError::NotFound`], [`BusError::Exists`], [`BusError::NoMaster`],
     /// [`BusError::Version`], [`BusError::Refused`], [`BusError::System`]. Nothing is left behind by a failed attach.
     pub fn attach(name: &str, options: &AttachOptions) -> Result<Bus> {
-        let Attached { shared, poller, role, place } = attach::attach(name, options)?;
-        match start(&shared, &place, poller, role) {
-            Ok((thread, stop)) => Ok(Bus {
-                shared,
-                stop,
-                running: Mutex::new(Some((thread, place))),
-                publisher: Mutex::new(false),
-            }),
+        let Attached { parted, place } = attach::attach(name, options)?;
+        let shared = parted.shared.clone();
+        match start(parted) {
+            Ok(thread) => {
+                Ok(Bus { shared, running: Mutex::new(Some((thread, place))), publisher: Mutex::new(false) })
+            }
             Err(error) => {
                 // The others see the side channel close.
                 drop(shared);
@@ -140,8 +134,9 @@ impl Bus {
         Subscription::join(self.shared.clone(), groups, own_address, options)
     }
 
-    /// Who is on the bus, as the master last wrote it down.
+    /// Who is on the bus, as the master that this attachment knows last wrote it down.
     pub fn directory(&self) -> Result<Directory> {
+        self.shared.notice_term(self.shared.sequencer.term().0);
         self.shared.directory.read().unwrap_or_else(PoisonError::into_inner).read()
     }
 
@@ -225,7 +220,6 @@ impl Bus {
         self.shared.close();
         let running = lock(&self.running).take();
         if let Some((thread, place)) = running {
-            let _ = self.stop.signal();
             let _ = thread.join();
             self.shared.wait_for_dying(PATIENCE);
             place.clear_if_last();

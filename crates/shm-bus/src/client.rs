@@ -7,9 +7,12 @@ use std::time::Instant;
 
 use shm_bus_os::{Channel, OsError, Sent, process};
 
+use crate::directory_memory::DirectoryWriter;
 use crate::error::Result;
 use crate::payload_memory::PeerMemory;
 use crate::record::{Credentials, MemberId};
+use crate::shared::Shared;
+use crate::socket::Socket;
 
 /// Messages that may wait for one client: a memory of every other attachment, twice over, and some answers.
 const MAX_MAIL: usize = 4096;
@@ -21,7 +24,9 @@ const ESRCH: i32 = 3;
 pub(crate) enum Attachments {
     None,
     Memory(Arc<PeerMemory>),
-    Owned(Vec<OwnedFd>),
+    Directory(Arc<DirectoryWriter>),
+    Welcome(Arc<Shared>, Arc<DirectoryWriter>),
+    Reign(Arc<OwnedFd>, Arc<Socket>),
 }
 
 impl Attachments {
@@ -31,7 +36,13 @@ impl Attachments {
             Attachments::Memory(memory) => {
                 channel.send(bytes, &[memory.fd(), memory.ringer().to_give()?.as_fd()])
             }
-            Attachments::Owned(fds) => channel.send(bytes, &fds.iter().map(AsFd::as_fd).collect::<Vec<_>>()),
+            Attachments::Directory(directory) => channel.send(bytes, &[directory.fd()]),
+            Attachments::Welcome(shared, directory) => {
+                channel.send(bytes, &[shared.sequencer_fd.as_fd(), directory.fd()])
+            }
+            Attachments::Reign(process, socket) => {
+                channel.send(bytes, &[process.as_fd(), socket.listener.as_fd()])
+            }
         }
     }
 }

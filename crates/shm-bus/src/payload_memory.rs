@@ -4,7 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use shm_bus_os::{Access, Bell, Guarded, Mapping, OsError, Ringer, Sealing, memfd, memory};
-use shm_bus_ring::{Geometry, Region, View};
+use shm_bus_ring::layout::payload;
+use shm_bus_ring::{Geometry, Ordering, Region, View};
 
 use crate::error::{BusError, Result, duplicate_failed};
 use crate::record::MemberId;
@@ -41,6 +42,11 @@ impl OwnMemory {
         memfd::seal(fd.as_fd(), Sealing::Owned)?;
         Ok(OwnMemory { fd, mapping, region, geometry, bell: Bell::new()? })
     }
+}
+
+/// Says of an own memory that its owner gave it up before it was welcome: whoever was given it may let it go.
+pub(crate) fn withdraw(own: &Region) {
+    own.store(payload::MAGIC, 0, Ordering::Release);
 }
 
 /// Another attachment's payload memory (or this one's, as the others see it), mapped for reading.
@@ -85,6 +91,11 @@ impl PeerMemory {
     /// Which file it is: device and inode.
     pub(crate) fn identity(&self) -> Option<(u64, u64)> {
         memfd::identity(self.fd.as_fd()).ok()
+    }
+
+    /// Whether its owner gave it up before it was welcome.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.view.load(payload::MAGIC, Ordering::Acquire) == 0
     }
 
     /// Its bytes.

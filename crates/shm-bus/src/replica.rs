@@ -143,6 +143,7 @@ impl Replica {
             && self.directory.trusts(frame.sender.0, term, &record)
         {
             self.directory.apply(at, term, &record);
+            shared.notice_term(term);
         }
         true
     }

@@ -5,6 +5,7 @@ mod admission;
 mod connections;
 mod departure;
 mod membership;
+mod reign;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,8 +25,7 @@ use crate::directory_memory::{DirectoryWriter, MAX_ENCODED};
 use crate::error::{BusError, Result};
 use crate::overload::Stall;
 use crate::payload_memory::PeerMemory;
-use crate::record::{Departure, MAX_ADDRESSES, MAX_GROUP_NAME, MemberId, Record, Stamped};
-use crate::replica::Replica;
+use crate::record::{Credentials, Departure, MAX_ADDRESSES, MAX_GROUP_NAME, MemberId, Record, Stamped};
 use crate::shared::{MappedPeers, Shared, lock};
 use crate::socket::Socket;
 use crate::subscription::{DEFAULT_DEADLINE, MAX_DEADLINE};
@@ -35,13 +35,13 @@ use crate::wire::{self, Failure, GREETING_BYTES, MAX_DATAGRAM, MAX_NAMES, Reply,
 pub(crate) const FIRST_CLIENT: u64 = 8;
 pub(crate) const LISTENER: u64 = 2;
 /// How often a full ring or a retired member is looked at again. Only while there is one.
-const RETRY: Duration = Duration::from_millis(1);
+pub(crate) const RETRY: Duration = Duration::from_millis(1);
 /// Unadmitted connections at once, and how long one may stay so.
 const MAX_STRANGERS: usize = 64;
 const STRANGER: Duration = Duration::from_secs(5);
 /// How often the role looks whether it still is one.
 const SELF_CHECK: Duration = Duration::from_secs(1);
-/// How long a full ring may hold up the record that begins or ends a reign.
+/// How long a full ring may hold up what ends a reign.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
 const HOUSEKEEPING: Duration = Duration::from_millis(50);
 
@@ -74,9 +74,11 @@ pub(crate) struct Role {
     stall: Stall,
     waker: Waker,
     directory: Directory,
-    memory: DirectoryWriter,
+    memory: Arc<DirectoryWriter>,
+    /// This process, for the others to watch.
+    process: Arc<OwnedFd>,
     poller: Arc<Poller>,
-    socket: Option<Socket>,
+    socket: Option<Arc<Socket>>,
     listening: bool,
     clients: BTreeMap<u64, Client>,
     next_client: u64,
@@ -89,13 +91,15 @@ pub(crate) struct Role {
 }
 
 impl Role {
-    fn new(shared: Arc<Shared>, term: u64, memory: DirectoryWriter, poller: Arc<Poller>) -> Role {
-        Role {
+    /// A role that is yet to be won: it publishes nothing unless `term` is this attachment's.
+    pub fn new(shared: Arc<Shared>, term: u64, memory: DirectoryWriter, poller: Arc<Poller>) -> Result<Role> {
+        Ok(Role {
             term,
             stall: Stall::default(),
             waker: Waker::default(),
             directory: Directory::new(),
-            memory,
+            memory: Arc::new(memory),
+            process: Arc::new(process::pidfd_open(process::pid())?),
             poller,
             socket: None,
             listening: false,
@@ -107,15 +111,22 @@ impl Role {
             evictions: HashMap::new(),
             next_housekeeping: Instant::now() + HOUSEKEEPING,
             shared,
-        }
+        })
     }
 
     /// Takes connections from here on.
-    pub fn listen(mut self, socket: Socket) -> Result<Self> {
+    pub fn listen(mut self, socket: Arc<Socket>) -> Result<Self> {
         self.poller.add(socket.listener.as_fd(), LISTENER, Interest::READ)?;
         self.listening = true;
+        self.shared.set_reign(self.term, socket.clone(), None);
         self.socket = Some(socket);
+        self.keep_socket();
         Ok(self)
+    }
+
+    /// The number of this reign.
+    pub fn term(&self) -> u64 {
+        self.term
     }
 
     /// The first master of a new bus. `own_channel` is this end of its attachment's own side channel.
@@ -126,95 +137,23 @@ impl Role {
         own_channel: Channel,
     ) -> Result<Self> {
         let (member, address) = (shared.member, shared.address.0);
-        let mut role = Role::new(shared.clone(), shared.sequencer.term().0, memory, poller);
-        let own = Client::connected(own_channel)?;
-        let credentials = own.credentials.clone();
-        role.add_own(own)?;
+        let mut role = Role::new(shared.clone(), shared.sequencer.term().0, memory, poller)?;
+        let credentials = role.add_own(own_channel)?;
         role.enqueue(Record::Master { member }, Then::Nothing);
         role.enqueue(Record::Attached { member, address, credentials }, Then::Nothing);
         role.tick()?;
         Ok(role)
     }
 
-    /// The successor of a master that is gone, in a term that was won.
-    ///
-    /// Its own `master` record comes first: whatever the former master still got into the order stands below it, and is
-    /// applied before anything is decided. With `incomplete` it does without what it cannot know.
-    pub fn take_over(
-        shared: Arc<Shared>,
-        term: u64,
-        mut replica: Replica,
-        memory: DirectoryWriter,
-        poller: Arc<Poller>,
-        own_channel: Channel,
-        incomplete: bool,
-    ) -> Result<Self> {
-        let me = shared.member;
-        let control = shared.sequencer.control();
-        let mut role = Role::new(shared.clone(), term, memory, poller);
-        role.add_own(Client::connected(own_channel)?)?;
-        let record = Record::Master { member: me };
-        let start = Instant::now();
-        let stamp = loop {
-            match role.put_in_order(&record) {
-                Ok(stamp) => break stamp,
-                Err(PublishError::Full(full)) if start.elapsed() < PATIENCE => {
-                    role.relieve(&full);
-                    std::thread::sleep(RETRY);
-                }
-                Err(_) => return Err(BusError::Closed),
-            }
-        };
-        if !replica.inherit(&shared, stamp, control)? && !incomplete {
-            return Err(BusError::Closed);
-        }
-        role.directory = replica.directory().clone();
-        role.directory.apply(stamp, term, &record);
-        role.memory.write(&role.directory)?;
-        shared.sequencer.settle_control(term);
-        let members: Vec<_> = role.directory.members().map(|(m, e)| (m, e.credentials.clone())).collect();
-        for (member, credentials) in members.into_iter().filter(|(member, _)| *member != me) {
-            role.inherit(member, Client::inherited(member, credentials))?;
-        }
-        role.inherit_ids();
-        Ok(role)
-    }
-
-    fn add_own(&mut self, mut own: Client) -> Result<()> {
+    /// The role's own attachment is a client like any other.
+    pub fn add_own(&mut self, channel: Channel) -> Result<Credentials> {
+        let mut own = Client::connected(channel)?;
+        let credentials = own.credentials.clone();
         own.pidfd = None;
         own.member = Some(self.shared.member);
         own.welcomed = true;
-        self.add(own).map(drop)
-    }
-
-    /// A member of the former term: still there, or gone with or without its record.
-    fn inherit(&mut self, member: MemberId, client: Option<Client>) -> Result<()> {
-        let word = self.word(member);
-        let live = word.generation() == member.generation && word.attach() == AttachState::Live;
-        match client {
-            Some(client) if live => self.add(client).map(drop),
-            client => {
-                self.retire(member, client, Departure::Died, false);
-                Ok(())
-            }
-        }
-    }
-
-    /// Ids that the former master left between two states: half admitted, so that nobody but their owner knows of them
-    /// and it tries again; or departed and not free yet.
-    fn inherit_ids(&mut self) {
-        let stamp = self.directory.as_of;
-        for id in (0..self.shared.sequencer.members().high() as u16).map(AttachmentId) {
-            let word = self.shared.sequencer.members().word(id);
-            let member = MemberId { id: id.0, generation: word.generation() };
-            if self.directory.has(member) {
-                self.record_eviction(id.0);
-            } else if word.attach() == AttachState::Joining {
-                self.set_word(member, |w| w.with_attach(AttachState::Free).with_reader(ReaderState::None));
-            } else if word.attach() == AttachState::Departed {
-                self.retired.push(Retired { member, stamp, acknowledged: true, pidfd: None });
-            }
-        }
+        self.add(own)?;
+        Ok(credentials)
     }
 
     fn enqueue(&mut self, record: Record, then: Then) {
@@ -253,7 +192,8 @@ impl Role {
         if self.blocked { RETRY } else { self.next_housekeeping.saturating_duration_since(Instant::now()) }
     }
 
-    fn is_fenced(&self) -> bool {
+    /// Whether the term has passed to somebody else.
+    pub fn is_fenced(&self) -> bool {
         self.shared.sequencer.term().0 != self.term
     }
 
@@ -291,19 +231,16 @@ impl Role {
     /// What no event tells: retired ids that are free by now, members of a former term that left without a channel to
     /// say so, strangers that never introduce themselves, a socket file that somebody took away.
     fn keep_house(&mut self) {
-        if let Some(socket) = &mut self.socket {
-            if socket.restore() && self.listening {
-                self.listening = false;
-            }
-            if !self.listening {
-                self.listening = self.poller.add(socket.listener.as_fd(), LISTENER, Interest::READ).is_ok();
-            }
-        }
+        self.keep_socket();
         let gone: Vec<u64> = self
             .clients
             .iter()
             .filter(|(_, c)| match c.member {
-                Some(member) => c.channel.is_none() && self.word(member).attach() != AttachState::Live,
+                Some(member) if c.channel.is_none() => {
+                    let withdrawn = self.shared.peers.get(member).is_some_and(|p| p.is_withdrawn());
+                    withdrawn || self.word(member).attach() != AttachState::Live
+                }
+                Some(_) => false,
                 None => c.since.elapsed() >= STRANGER,
             })
             .map(|(n, _)| *n)
@@ -322,7 +259,7 @@ impl Role {
     }
 
     /// A full ring: wakes whoever may hold it in its sleep, and takes the place of who has held it too long.
-    fn relieve(&mut self, full: &Full) -> bool {
+    pub fn relieve(&mut self, full: &Full) -> bool {
         self.shared.wake(shm_bus_ring::Bucket::MIXED, full.stamp, &mut self.waker);
         let shared = self.shared.clone();
         self.stall.relieve(&shared, full, lock(&shared.control_lane).gate())
@@ -341,7 +278,7 @@ impl Role {
         published
     }
 
-    fn put_in_order(&mut self, record: &Record) -> core::result::Result<u64, PublishError<Fenced>> {
+    pub fn put_in_order(&mut self, record: &Record) -> core::result::Result<u64, PublishError<Fenced>> {
         let shared = self.shared.clone();
         let bytes = Stamped { term: self.term, record: record.clone() }.encode();
         let published = lock(&shared.control_lane).record(
@@ -392,26 +329,12 @@ impl Role {
                     }
                     pidfd = client.pidfd;
                 }
+                // One that was stopped in between may have taken sleepers' bits away that are not its own any more.
+                self.shared.wake_everyone();
                 self.evictions.remove(&member);
                 self.retired.push(Retired { member, stamp, acknowledged, pidfd });
                 self.next_housekeeping = self.next_housekeeping.min(Instant::now() + HOUSEKEEPING);
             }
-        }
-    }
-
-    /// Leaves the role. The others take over when their channels close; the successor publishes this attachment's
-    /// departure, which its member word says first.
-    pub fn resign(mut self) {
-        let start = Instant::now();
-        // What was asked before is still done.
-        while !self.queue.is_empty() && start.elapsed() < PATIENCE && self.tick().is_ok() {
-            if self.blocked {
-                std::thread::sleep(RETRY);
-            }
-        }
-        self.shared.depart();
-        for client in self.clients.values_mut() {
-            client.flush();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the threads of one attachment share: the memories, the channel to the master, and who waits for its answers.
 
 mod positions;
+mod reign;
 mod wake;
 
 use std::collections::{BTreeMap, HashMap};
@@ -10,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use shm_bus_os::{Channel, Received, Sent, Word, clock, process};
+use shm_bus_os::{Channel, EventFd, Listener, Name, OsError, Received, Sent, Word, clock, process};
 use shm_bus_ring::layout::payload;
 use shm_bus_ring::{
     Address, AttachState, AttachmentId, Bucket, BucketSet, Lane, LaneKind, MemberWord, Ordering as Memory,
@@ -18,13 +19,23 @@ use shm_bus_ring::{
 };
 
 use self::positions::Positions;
+use self::reign::News;
+pub(crate) use self::reign::Reign;
 use self::wake::Sleeping;
 use crate::directory_memory::DirectoryReader;
 use crate::error::{BusError, Result, duplicate_failed};
 use crate::payload_memory::{OwnMemory, PeerMemory};
 use crate::peers::PeerTable;
 use crate::record::MemberId;
+use crate::socket::Socket;
 use crate::wire::{self, Failure, MAX_DATAGRAM, Reply, Request, WirePolicy};
+
+/// An answer that takes longer makes one ask whether the master is there.
+const PROMPT: Duration = Duration::from_millis(20);
+/// How long before a request is sent once more to a master that is there.
+const REPEAT: Duration = Duration::from_millis(500);
+/// How long before a request is sent once more that could not be sent.
+const AGAIN: Duration = Duration::from_millis(1);
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -40,6 +51,8 @@ pub(crate) enum Link {
 
 pub(crate) struct Shared {
     pub name: String,
+    /// Where the bus's socket is found.
+    pub place: Name,
     pub sequencer: Sequencer,
     pub hint_word: Word,
     pub space_word: Word,
@@ -74,6 +87,10 @@ pub(crate) struct Shared {
     pub control_lane: Mutex<Lane>,
     /// The term of the master that the channel leads to.
     known_term: AtomicU64,
+    reign: Mutex<Reign>,
+    news: News,
+    /// Wakes the control thread.
+    pub control: EventFd,
     /// Processes whose channel closed while their member word said that they were there: they are dying.
     dying: Mutex<Vec<OwnedFd>>,
 }
@@ -81,6 +98,7 @@ pub(crate) struct Shared {
 /// Everything [`Shared::new`] puts together.
 pub(crate) struct Parts {
     pub name: String,
+    pub place: Name,
     pub sequencer: Sequencer,
     pub sequencer_fd: OwnedFd,
     pub hint_word: Word,
@@ -98,6 +116,7 @@ impl Shared {
     pub fn new(parts: Parts) -> Result<Self> {
         let shared = Shared {
             name: parts.name,
+            place: parts.place,
             sequencer: parts.sequencer,
             hint_word: parts.hint_word,
             space_word: parts.space_word,
@@ -126,6 +145,9 @@ impl Shared {
                 LaneKind::Control,
             )),
             known_term: AtomicU64::new(parts.term),
+            reign: Mutex::default(),
+            news: News::default(),
+            control: EventFd::new()?,
             dying: Mutex::default(),
             own: parts.own,
         };
@@ -148,7 +170,8 @@ impl Shared {
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         lock(&self.requests).clear();
-        // Whoever sleeps has to hear of it: the event loop, and blocked threads.
+        // Whoever sleeps has to hear of it: the event loop, blocked threads and the control thread.
+        self.rouse();
         let _ = self.own.bell.ring();
         let _ = self.hint_word.wake(u32::MAX, u32::MAX);
     }
@@ -161,8 +184,10 @@ impl Shared {
         lock(&self.channel).clone()
     }
 
+    /// Follows another channel. Whoever waits for an answer on the former one asks again.
     pub fn replace_channel(&self, channel: Channel) {
         *lock(&self.channel) = Arc::new(channel);
+        lock(&self.requests).clear();
     }
 
     /// Reads what the master has sent. Called by the control thread when there is something, and by a publisher that
@@ -173,6 +198,7 @@ impl Shared {
         loop {
             match channel.recv(&mut buffer) {
                 Ok(Received::Message { len, fds, .. }) => {
+                    self.hear();
                     if let Some(reply) = wire::decode(&buffer[..len]) {
                         self.handle(reply, fds);
                     }
@@ -181,7 +207,7 @@ impl Shared {
                 Ok(Received::Closed) => return Ok(Link::Down),
                 Err(error) if error.is_disconnected() => return Ok(Link::Down),
                 // Cut off, because this process has no descriptors left: what is missing is asked for again.
-                Err(error) if error.errno().is_none() => {}
+                Err(OsError::Truncated { .. }) => self.hear(),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -210,6 +236,15 @@ impl Shared {
                     self.follow(term, reader);
                 }
             }
+            Reply::Reign { term, inode } => {
+                let mut fds = fds.into_iter();
+                if let (Some(process), Some(listener)) = (fds.next(), fds.next())
+                    && let Ok(listener) = Listener::from_fd(listener)
+                {
+                    let socket = Socket::inherited(&self.place, listener, inode);
+                    self.set_reign(term, Arc::new(socket), Some(process));
+                }
+            }
             Reply::Opened { request, .. }
             | Reply::Joined { request, .. }
             | Reply::Left { request }
@@ -220,13 +255,18 @@ impl Shared {
                 }
             }
             Reply::Goodbye => self.said_goodbye.store(true, Ordering::Release),
-            Reply::Welcome { .. } | Reply::Refused { .. } => {}
+            // To one that presents itself again: it is no member any more.
+            Reply::Refused { .. } => self.close(),
+            Reply::Welcome { .. } | Reply::Pong => {}
         }
     }
 
     /// Follows the master of `term`: reads its directory from here on, and lets go of what its predecessor could no
     /// longer call in.
     pub fn follow(&self, term: u64, directory: DirectoryReader) {
+        if term < self.known_term() {
+            return;
+        }
         *self.directory.write().unwrap_or_else(PoisonError::into_inner) = directory;
         self.known_term.store(term, Ordering::Release);
         self.peers.retain(|member| {
@@ -238,6 +278,7 @@ impl Shared {
     /// Remembers the process of a member that went without a word.
     pub fn mourn(&self, member: MemberId, pidfd: Option<OwnedFd>) {
         let word = self.sequencer.members().word(AttachmentId(member.id));
+        let pidfd = pidfd.filter(|pidfd| !process::is_own(pidfd.as_fd()));
         if word.generation() == member.generation && word.attach() == AttachState::Live {
             self.let_the_dead_go();
             lock(&self.dying).extend(pidfd);
@@ -282,10 +323,15 @@ impl Shared {
             }
             let request = self.next_request.fetch_add(1, Ordering::Relaxed);
             let answer = self.expect(request);
-            let slice =
-                if self.tell(&make(request)) { Duration::from_millis(500) } else { Duration::from_millis(1) };
-            let left = timeout.saturating_sub(start.elapsed());
-            let answered = answer.recv_timeout(slice.min(left));
+            let told = self.tell(&make(request));
+            let left = || timeout.saturating_sub(start.elapsed());
+            let mut answered = answer.recv_timeout(if told { PROMPT } else { AGAIN }.min(left()));
+            if answered == Err(RecvTimeoutError::Timeout) && start.elapsed() >= PROMPT {
+                self.suspect();
+                if told {
+                    answered = answer.recv_timeout(REPEAT.min(left()));
+                }
+            }
             lock(&self.requests).remove(&request);
             match answered {
                 Ok(Reply::Failed { failure, .. }) => return Err(failed(failure)),
@@ -319,6 +365,7 @@ impl Shared {
             if found.is_none() && now.saturating_sub(before) >= 10 {
                 self.asked_at.store(now, Ordering::Relaxed);
                 self.tell(&Request::Ring { member });
+                self.suspect();
             }
             found
         })

@@ -1,4 +1,7 @@
-//! The master's listening socket, and its file's place.
+//! The bus's listening socket, and its file's place.
+//!
+//! There is one for the life of the bus: its founder makes it, and every attachment holds a copy. So whoever knocks
+//! waits there while nobody holds the role, and everyone can see that somebody waits.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -7,25 +10,19 @@ use shm_bus_os::{Listener, Name, OsError};
 
 use crate::error::Result;
 
-/// A bound socket. A file is bound under a name of its own first and takes the bus's name by a rename, so that it
-/// appears whole, and in the place of a predecessor's.
+/// The socket at the bus's name.
 pub(crate) struct Socket {
     pub listener: Listener,
-    file: Option<File>,
-}
-
-struct File {
-    own: PathBuf,
-    place: PathBuf,
-    inode: u64,
-    placed: bool,
+    /// Where its file stands, and which file it is; an abstract name has none.
+    file: Option<(PathBuf, u64)>,
 }
 
 impl Socket {
-    /// Binds; for a file, not yet at the bus's name. `number` keeps the names of different reigns apart.
-    pub fn prepare(name: &Name, number: u64) -> Result<Self> {
+    /// Binds a socket of one's own. A file is bound under another name first, so that it can appear whole, and in the
+    /// place of a predecessor's; `number` keeps those names apart.
+    pub fn prepare(name: &Name, number: u64) -> Result<Prepared> {
         let Name::Path(place) = name else {
-            return Ok(Socket { listener: Listener::bind(name)?, file: None });
+            return Ok(Prepared { listener: Some(Listener::bind(name)?), file: None });
         };
         let own = place.with_extension(number.to_string());
         let _ = std::fs::remove_file(&own);
@@ -33,43 +30,56 @@ impl Socket {
             // It may have failed behind the making of the file.
             let _ = std::fs::remove_file(&own);
         })?;
-        let file = File { inode: inode_of(&own).unwrap_or(0), own, place: place.clone(), placed: false };
-        Ok(Socket { listener, file: Some(file) })
+        Ok(Prepared { listener: Some(listener), file: Some((own, place.clone())) })
     }
 
-    /// Takes the bus's name.
-    pub fn place(&mut self) -> Result<()> {
-        let Some(file) = &mut self.file else { return Ok(()) };
-        std::fs::rename(&file.own, &file.place)
-            .map_err(|error| OsError::of_std("rename", "putting the bus's socket file in place", &error))?;
-        file.placed = true;
-        Ok(())
+    /// The copy that a master has handed over, with the number of its file.
+    pub fn inherited(name: &Name, listener: Listener, inode: u64) -> Self {
+        let file = match name {
+            Name::Path(place) => Some((place.clone(), inode)),
+            Name::Abstract(_) => None,
+        };
+        Socket { listener, file }
     }
 
-    /// Takes the bus's name again if it was taken away, or taken by one that is no master any more. `true` if the
-    /// listener is another one now.
-    pub fn restore(&mut self) -> bool {
-        let Some(file) = &self.file else { return false };
-        if !file.placed || inode_of(&file.place) == Some(file.inode) {
-            return false;
+    /// Which file it is; 0 for none.
+    pub fn inode(&self) -> u64 {
+        self.file.as_ref().map_or(0, |(_, inode)| *inode)
+    }
+
+    /// Another socket at the bus's name, if the file of this one was taken away or replaced.
+    pub fn restored(&self) -> Option<Socket> {
+        let (place, inode) = self.file.as_ref()?;
+        if inode_of(place) == Some(*inode) {
+            return None;
         }
-        if let Ok(mut again) = Socket::prepare(&Name::Path(file.place.clone()), file.inode)
-            && again.place().is_ok()
-        {
-            *self = again;
-            return true;
-        }
-        false
+        Socket::prepare(&Name::Path(place.clone()), *inode).and_then(Prepared::place).ok()
     }
 }
 
-impl Drop for Socket {
-    /// Removes a file that never took its place; one in place is the successor's to replace, or the last one's to clear.
+/// A socket that is bound and not yet at the bus's name. Dropping it removes its file.
+pub(crate) struct Prepared {
+    listener: Option<Listener>,
+    file: Option<(PathBuf, PathBuf)>,
+}
+
+impl Prepared {
+    /// Takes the bus's name.
+    pub fn place(mut self) -> Result<Socket> {
+        let listener = self.listener.take().expect("taken here only");
+        let Some((own, place)) = &self.file else { return Ok(Socket { listener, file: None }) };
+        let inode = inode_of(own).unwrap_or(0);
+        std::fs::rename(own, place)
+            .map_err(|error| OsError::of_std("rename", "putting the bus's socket file in place", &error))?;
+        let file = self.file.take().map(|(_, place)| (place, inode));
+        Ok(Socket { listener, file })
+    }
+}
+
+impl Drop for Prepared {
     fn drop(&mut self) {
-        if let Some(file) = &self.file
-            && !file.placed
-        {
-            let _ = std::fs::remove_file(&file.own);
+        if let Some((own, _)) = &self.file {
+            let _ = std::fs::remove_file(own);
         }
     }
 }

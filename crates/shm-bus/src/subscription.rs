@@ -363,7 +363,10 @@ impl Subscription {
             return Ok(None);
         }
         match &record {
-            Record::Master { member } => self.master = (term, member.id),
+            Record::Master { member } => {
+                self.master = (term, member.id);
+                self.shared.notice_term(term);
+            }
             Record::Attached { member, address, .. } => self.roster.set(*member, Address(*address)),
             Record::Departed { member, .. } => self.roster.remove(*member),
             _ => {}

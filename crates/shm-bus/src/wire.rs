@@ -71,10 +71,14 @@ pub(crate) enum Request {
     Evicted { id: u16 },
     /// Let me go.
     Detach,
+    /// Are you there?
+    Ping,
+    /// I miss what you handed over when your reign began.
+    Reign,
 }
 
 /// From the master's role to an attachment.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Reply {
     /// You are in. Behind a greeting, with the sequencer memfd and the directory memfd.
     Welcome { member: MemberId, address: u64, term: u64 },
@@ -96,6 +100,11 @@ pub(crate) enum Reply {
     Failed { request: u64, failure: Failure },
     /// Answer to `Detach`.
     Goodbye,
+    /// Answer to `Ping`, at once, whatever else waits.
+    Pong,
+    /// The master's process and the bus's listening socket, with the number of its file: after every welcome and
+    /// directory.
+    Reign { term: u64, inode: u64 },
 }
 
 /// Why the master's role did not do what it was asked.

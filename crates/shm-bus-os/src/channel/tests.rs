@@ -268,3 +268,32 @@ fn unix_sockets_are_known_as_such() {
     assert!(!is_unix_socket(std::net::UdpSocket::bind("127.0.0.1:0").unwrap().as_fd()).unwrap());
     assert!(!is_unix_socket(pipe().0.as_fd()).unwrap());
 }
+
+#[test]
+fn a_listener_can_be_handed_over_and_outlives_its_maker() {
+    let _quiet = forks::none();
+    let scratch = Scratch::new("handed");
+    let name = Name::Path(scratch.path().join("s"));
+    let first = Listener::bind(&name).unwrap();
+    let second = Listener::from_fd(first.try_clone_fd().unwrap()).unwrap();
+    assert!(!second.has_waiting().unwrap());
+    drop(first);
+    let one = Channel::connect(&name).unwrap();
+    assert!(second.has_waiting().unwrap());
+    let other = second.accept().unwrap().unwrap();
+    assert!(!second.has_waiting().unwrap());
+    assert_eq!(one.send(b"x", &[]).unwrap(), Sent::Done);
+    assert_eq!(message(&other, &mut [0; 8]).0, 1);
+    drop(second);
+    assert_eq!(Channel::connect(&name).unwrap_err().errno(), Some(libc::ECONNREFUSED));
+}
+
+#[test]
+fn what_is_no_listener_is_not_taken_for_one() {
+    let (one, _other) = Channel::pair().unwrap();
+    let (reader, _writer) = pipe();
+    let stream: OwnedFd = std::os::unix::net::UnixDatagram::unbound().unwrap().into();
+    for fd in [one.as_fd().try_clone_to_owned().unwrap(), reader, stream] {
+        assert!(matches!(Listener::from_fd(fd), Err(OsError::WrongKind { .. })));
+    }
+}

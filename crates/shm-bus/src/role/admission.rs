@@ -1,10 +1,14 @@
 //! Admission: a newcomer becomes a member, and a member of a former term becomes one of this.
 
 use super::*;
-use crate::error::duplicate_failed;
 
 impl Role {
     pub(super) fn on_greeting(&mut self, n: u64, bytes: &[u8], fds: Vec<OwnedFd>) {
+        // It may be that a successor was meant: whoever has presented itself here tries again there.
+        if self.is_fenced() {
+            self.drop_client(n);
+            return;
+        }
         let answer = match wire::greeted_version(bytes) {
             Some(version) if version == shm_bus_ring::layout::LAYOUT_VERSION => {
                 match wire::decode::<Request>(&bytes[GREETING_BYTES..]) {
@@ -50,17 +54,20 @@ impl Role {
             let most = self.shared.sequencer.slot_count() / 4;
             return Err(format!("headers must be at most {most}, a quarter of the bus's slots"));
         }
+        if self.has_given_up(n, &memory) {
+            self.drop_client(n);
+            return Ok(());
+        }
         self.let_moved_on_go(n, &memory);
         let members = self.shared.sequencer.members();
         let address = self.next_address();
-        members.set_address(AttachmentId(id), address.0);
-        members.set_reader(AttachmentId(id), 0, 0, 0);
         members.cover(AttachmentId(id));
         let joining =
             MemberWord::new(member.generation, AttachState::Joining, ReaderState::None, Policy::Block, 0);
         members
             .exchange(AttachmentId(id), before, joining)
             .map_err(|_| "the member table changed".to_owned())?;
+        members.set_address(AttachmentId(id), address.0);
         self.shared.peers.insert(memory);
         for other in self.welcomed() {
             self.send_ring(other, member);
@@ -75,6 +82,20 @@ impl Role {
         Ok(())
     }
 
+    /// A newcomer that is impatient knocks more than once, with the same memory: one knock is enough, and none if it
+    /// went away. Taken from a channel that was closed in the meantime, a knock says nothing of what its sender wants now.
+    fn has_given_up(&self, n: u64, memory: &PeerMemory) -> bool {
+        let gone = |c: &Client| c.channel.as_ref().is_none_or(|c| c.hung_up().unwrap_or(true));
+        gone(&self.clients[&n])
+            || self.clients.values().any(|c| c.channel.is_some() && self.is_behind(c, memory))
+    }
+
+    /// Whether that client was admitted with this memory.
+    fn is_behind(&self, client: &Client, memory: &PeerMemory) -> bool {
+        let known = client.member.and_then(|m| self.shared.peers.get(m));
+        known.is_some_and(|k| k.identity().is_some() && k.identity() == memory.identity())
+    }
+
     /// A newcomer whose former master died before it could say welcome comes back with the same memory: the member it
     /// became without knowing is nobody.
     pub(super) fn let_moved_on_go(&mut self, n: u64, memory: &PeerMemory) {
@@ -82,10 +103,8 @@ impl Role {
         let ghosts: Vec<u64> = self
             .clients
             .iter()
-            .filter(|(_, c)| c.channel.is_none() && c.credentials == *credentials)
             .filter(|(_, c)| {
-                let known = c.member.and_then(|m| self.shared.peers.get(m));
-                known.is_some_and(|k| k.identity().is_some() && k.identity() == memory.identity())
+                c.channel.is_none() && c.credentials == *credentials && self.is_behind(c, memory)
             })
             .map(|(n, _)| *n)
             .collect();
@@ -119,10 +138,16 @@ impl Role {
         self.drop_client(former);
         let client = self.clients.get_mut(&n).expect("the caller has it");
         (client.member, client.welcomed) = (Some(member), true);
-        let fd = self.memory.fd().try_clone_to_owned().map_err(|e| e.to_string())?;
-        self.send(n, wire::encode(&Reply::Directory { term: self.term }), Attachments::Owned(vec![fd]));
+        self.introduce(n);
         self.send_all_rings(n, member);
         Ok(())
+    }
+
+    /// Hands over what belongs to this reign.
+    pub(super) fn introduce(&mut self, n: u64) {
+        let directory = wire::encode(&Reply::Directory { term: self.term });
+        self.send(n, directory, Attachments::Directory(self.memory.clone()));
+        self.send_reign(n);
     }
 
     pub(super) fn send_all_rings(&mut self, n: u64, but: MemberId) {
@@ -162,26 +187,11 @@ impl Role {
         };
         let Some(member) = client.member else { return };
         client.welcomed = true;
-        self.set_word(member, |w| w.with_attach(AttachState::Live));
+        self.set_word(member, reign::welcomed);
         let address = self.directory.address_of(member.id).unwrap_or(Address::MASTER).0;
-        let fds = self
-            .shared
-            .sequencer_fd
-            .try_clone()
-            .and_then(|s| Ok(vec![s, self.memory.fd().try_clone_to_owned()?]));
-        match fds {
-            Ok(fds) => self.send(
-                n,
-                wire::with_greeting(&Reply::Welcome { member, address, term: self.term }),
-                Attachments::Owned(fds),
-            ),
-            Err(error) => {
-                let why = duplicate_failed(&error).to_string();
-                self.send(n, wire::with_greeting(&Reply::Refused { why }), Attachments::None);
-                self.remove(n, Departure::Closed, true);
-                return;
-            }
-        }
+        let welcome = wire::with_greeting(&Reply::Welcome { member, address, term: self.term });
+        self.send(n, welcome, Attachments::Welcome(self.shared.clone(), self.memory.clone()));
+        self.send_reign(n);
         self.send_all_rings(n, member);
     }
 }

@@ -58,6 +58,10 @@ impl Role {
     pub(super) fn accept(&mut self) {
         loop {
             let Some(socket) = &self.socket else { return };
+            // Whoever holds a copy of the socket can make its description one that waits.
+            if !socket.listener.has_waiting().unwrap_or(false) {
+                break;
+            }
             let channel = match socket.listener.accept() {
                 Ok(Some(channel)) => channel,
                 Ok(None) => break,
@@ -142,6 +146,8 @@ impl Role {
             Request::Ring { member } => self.send_ring(n, member),
             Request::Evicted { id } => self.record_eviction(id),
             Request::Detach => self.remove(n, Departure::Closed, true),
+            Request::Ping => self.reply(n, &Reply::Pong),
+            Request::Reign => self.introduce(n),
             Request::Hello { .. } | Request::Again { .. } => {}
         }
     }

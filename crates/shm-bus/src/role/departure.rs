@@ -43,9 +43,20 @@ impl Role {
         self.shared.sequencer.sleepers().forget(AttachmentId(member.id));
         self.shared.release_space();
         self.shared.sequencer.refresh_eviction_lag();
-        let address = self.shared.sequencer.members().read(AttachmentId(member.id)).address;
+        let address = self.address_of(member);
         let then = Then::Departed { member, client: client.map(Box::new), acknowledged };
         self.enqueue(Record::Departed { member, address, departure }, then);
+    }
+
+    /// The address of a member, whose attach record may have yet to come into the order.
+    fn address_of(&self, member: MemberId) -> u64 {
+        let queued = self.queued().find_map(|record| match record {
+            Record::Attached { member: other, address, .. } if *other == member => Some(*address),
+            _ => None,
+        });
+        let known = || self.directory.address_of(member.id).filter(|_| self.directory.has(member));
+        let told = || self.shared.sequencer.members().read(AttachmentId(member.id)).address;
+        queued.or_else(|| known().map(|a| a.0)).unwrap_or_else(told)
     }
 
     /// Frees the ids whose last frame every reader has passed and whose owner is known to be gone.

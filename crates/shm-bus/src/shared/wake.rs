@@ -43,6 +43,16 @@ impl Shared {
         }
     }
 
+    /// Wakes everyone, whatever their bits say. Those whose memory is not here yet are woken when it comes.
+    pub fn wake_everyone(&self) {
+        self.missed_wakes.store(true, Ordering::Relaxed);
+        fence(Memory::SeqCst);
+        for peer in self.peers.all() {
+            let _ = peer.ringer().ring();
+        }
+        let _ = self.hint_word.wake(u32::MAX, u32::MAX);
+    }
+
     /// Announces a sleep: counts it, sets the sleeper's bits, and gives the value of the hint to sleep on. The caller
     /// looks once more before it sleeps.
     pub fn fall_asleep(&self, buckets: &BucketSet, kind: SleepKind) -> u32 {

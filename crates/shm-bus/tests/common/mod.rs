@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use shm_bus::{AttachOptions, Bus, Event, Subscription, WaitStrategy};
+use shm_bus::{
+    Address, AttachOptions, Bus, BusError, Envelope, Event, MAX_DEADLINE, Overload, Publisher,
+    SubscribeOptions, Subscription, WaitStrategy,
+};
 
 /// Far longer than anything here takes on a loaded machine.
 pub const LONG: Duration = Duration::from_secs(60);
@@ -55,6 +58,27 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(start.elapsed() < LONG, "never came true: {what}");
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Subscribed in a way that no slow machine costs its place.
+pub fn patient() -> SubscribeOptions {
+    SubscribeOptions {
+        overload: Some(Overload::Block { deadline: MAX_DEADLINE }),
+        timeout: LONG,
+        ..Default::default()
+    }
+}
+
+/// Publishes, waiting for room; gives the stamp.
+#[track_caller]
+pub fn publish(publisher: &mut Publisher, to: Address, bytes: &[u8]) -> u64 {
+    loop {
+        match publisher.publish(&[to], bytes, Envelope::default()) {
+            Ok(stamp) => return stamp.0,
+            Err(BusError::WouldBlock { .. }) => drop(publisher.wait_writable(LONG).unwrap()),
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 
@@ -123,6 +147,10 @@ impl Child {
                 stat.rsplit_once(')').is_none_or(|(_, rest)| rest.starts_with(" T"))
             })
         });
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
     }
 
     pub fn kill(&mut self) {
