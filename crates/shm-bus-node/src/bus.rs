@@ -128,6 +128,8 @@ impl NativeBus {
 impl Drop for NativeBus {
     fn drop(&mut self) {
         if let Ok(bus) = self.bus() {
+            // JavaScript runs no more, or has lost this object: no call of `fall_asleep` is about to be taken back.
+            bus.end_waits();
             bus.close();
         }
     }
@@ -289,12 +291,14 @@ impl NativeBus {
         })
     }
 
+    /// Gives the messages of a batch up.
     #[napi]
-    pub fn abandon_batch(&self) -> Result<()> {
-        self.with(|output| {
+    pub fn abandon_batch(&self) {
+        // With the attachment its batch is gone.
+        let _ = self.with(|output| {
             output.publisher.abandon_batch();
             Ok(())
-        })
+        });
     }
 
     /// Whether the message that found no room would find it now.
@@ -332,7 +336,7 @@ impl NativeBus {
         Ok(AsyncTask::new(SubscribeTask { bus, views, groups, own_address, options }))
     }
 
-    /// The ArrayBuffer over a sender's memory, by the number that `poll` gave.
+    /// An ArrayBuffer over a sender's memory, by the number that `poll` gave. Each call makes another one.
     #[napi]
     pub fn view_buffer(&self, env: Env, number: u32) -> Result<Option<Unknown<'static>>> {
         self.views.array_buffer(&env, number)
@@ -344,7 +348,7 @@ impl NativeBus {
         self.views.take_retired()
     }
 
-    /// The ArrayBuffer over the own memory: page, headers, ring, and the ring once more.
+    /// An ArrayBuffer over the own memory: page, headers, ring, and the ring once more. Each call makes another one.
     #[napi]
     pub fn own_buffer(&self, env: Env) -> Result<Unknown<'static>> {
         let mapping = self.bus()?.own_mapping().clone();

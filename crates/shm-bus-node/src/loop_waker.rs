@@ -202,6 +202,8 @@ unsafe extern "C" fn on_closed(handle: *mut UvPoll) {
 unsafe extern "C" fn on_environment_end(_hook: sys::napi_async_cleanup_hook_handle, data: *mut c_void) {
     // SAFETY: the state lives until the close callback, which removes this hook.
     let state = unsafe { &mut *data.cast::<State>() };
+    // A worker that is terminated in a wait has no chance to take its announcement back.
+    state.bus.end_waits();
     state.bus.close();
     state.close();
 }

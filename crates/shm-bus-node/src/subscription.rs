@@ -129,7 +129,7 @@ impl Inner {
             self.views.lease();
         }
         let retired = if self.views.has_retired() { RETIRED } else { 0 };
-        let stored = if shm_bus_os::guard::take_stored() { STORED } else { 0 };
+        let stored = if self.views.take_stored() { STORED } else { 0 };
         let missed = if self.gaps.is_empty() { 0 } else { GAPS };
         Ok(rows as u32 | retired | stored | missed)
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use napi::bindgen_prelude::Unknown;
 use napi::{Env, Result};
 use shm_bus::{BusError, MemberId, PeerMemory};
-use shm_bus_os::Guarded;
+use shm_bus_os::{Guarded, guard};
 
 use crate::error::to_js;
 use crate::external;
@@ -31,6 +31,8 @@ pub struct ViewTable {
     has_retired: AtomicBool,
     /// Counts the calls that forgot maps.
     forgotten: AtomicU32,
+    /// [`guard::stores`] when the maps were last asked.
+    stores: AtomicU32,
 }
 
 #[derive(Default)]
@@ -81,7 +83,8 @@ impl ViewTable {
         self.has_retired.load(Ordering::Relaxed) && self.lock().leases == 0
     }
 
-    /// Forgets the retired maps and gives their numbers; none while messages are leased.
+    /// Forgets the retired maps and gives their numbers; none while messages are leased. They read as zeros from here
+    /// on, for whoever carried one out of its ArrayBuffer, and hold no memory.
     pub fn take_retired(&self) -> Vec<u32> {
         let mut inner = self.lock();
         if inner.leases > 0 {
@@ -89,12 +92,27 @@ impl ViewTable {
         }
         self.has_retired.store(false, Ordering::Relaxed);
         self.forgotten.fetch_add(1, Ordering::Relaxed);
-        std::mem::take(&mut inner.retired).into_iter().map(|view| view.number).collect()
+        let retired = std::mem::take(&mut inner.retired);
+        for view in &retired {
+            // Without room for another map it stays as it is until its last view goes.
+            let _ = view.map.blank();
+        }
+        retired.into_iter().map(|view| view.number).collect()
     }
 
     /// Changes when maps are forgotten: whoever remembers a map asks for it again.
     pub fn forgotten(&self) -> u32 {
         self.forgotten.load(Ordering::Relaxed)
+    }
+
+    /// Whether the program has stored into one of these maps since the last call: mostly one load.
+    pub fn take_stored(&self) -> bool {
+        let stores = guard::stores();
+        stores != self.stores.load(Ordering::Relaxed) && {
+            self.stores.store(stores, Ordering::Relaxed);
+            // Each is asked: what one has to tell is told with what the others have.
+            self.lock().all().filter(|v| v.map.take_stored()).count() > 0
+        }
     }
 
     /// A subscription's messages are leased from here on.
@@ -114,7 +132,8 @@ impl ViewTable {
         Ok(())
     }
 
-    /// The ArrayBuffer over map `number`. To be asked for once.
+    /// An ArrayBuffer over map `number`: another one for each call. Once is enough, unless the program has carried the
+    /// memory out of it (`buffer.transfer()`).
     pub fn array_buffer(&self, env: &Env, number: u32) -> Result<Option<Unknown<'static>>> {
         let found = self.lock().all().find(|v| v.number == number).map(|v| v.map.clone());
         let Some(map) = found else { return Ok(None) };

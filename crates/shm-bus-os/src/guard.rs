@@ -20,6 +20,8 @@ const RANGES: usize = 4096;
 /// Private pages of one range that are remembered one by one; with more, all of the range is shared again.
 const PAGES: usize = 16;
 const ANONYMOUS: RawFd = -1;
+/// `si_code` of a store into memory that is mapped read-only.
+const SEGV_ACCERR: libc::c_int = 2;
 
 /// One guarded range, as the handler reads it. `start` is stored last and cleared first.
 struct Range {
@@ -31,6 +33,29 @@ struct Range {
     fd: AtomicI32,
     private: AtomicU32,
     pages: [AtomicU64; PAGES],
+    stored: AtomicBool,
+    /// Held while pages change from shared to private or back, by the handler too: so nobody stores into the range, or
+    /// faults in it, while holding it.
+    busy: AtomicBool,
+}
+
+/// A range whose pages change: see [`Range::busy`].
+struct Busy<'a>(&'a Range);
+
+impl Range {
+    fn lock(&self) -> Busy<'_> {
+        // A mutex of the library must not be taken in a signal handler; what is waited for is a few system calls.
+        while self.busy.swap(true, Ordering::Acquire) {
+            std::hint::spin_loop();
+        }
+        Busy(self)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy.store(false, Ordering::Release);
+    }
 }
 
 #[allow(clippy::declare_interior_mutable_const)] // The pattern for an array of atomics.
@@ -42,13 +67,16 @@ const FREE: Range = Range {
     fd: AtomicI32::new(ANONYMOUS),
     private: AtomicU32::new(0),
     pages: [const { AtomicU64::new(0) }; PAGES],
+    stored: AtomicBool::new(false),
+    busy: AtomicBool::new(false),
 };
 
 static TABLE: [Range; RANGES] = [FREE; RANGES];
 /// One more than the highest range ever used: how far the handler looks.
 static HIGH: AtomicUsize = AtomicUsize::new(0);
 static TAKEN: Mutex<Vec<bool>> = Mutex::new(Vec::new());
-static STORED: AtomicBool = AtomicBool::new(false);
+/// Counts the stores that were caught, in all ranges.
+static STORES: AtomicU32 = AtomicU32::new(0);
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 
 /// A read-only mapping of a file, laid out by [`Mapping::mirrored`], in which a store does no harm.
@@ -84,6 +112,7 @@ impl Guarded {
         range.ring_len.store(ring_len, Ordering::Relaxed);
         range.fd.store(fd.as_raw_fd(), Ordering::Relaxed);
         range.private.store(0, Ordering::Relaxed);
+        range.stored.store(false, Ordering::Relaxed);
         range.start.store(mapping.base().as_ptr().addr(), Ordering::Release);
         HIGH.fetch_max(slot + 1, Ordering::Release);
         Ok(Guarded { mapping, fd: Mutex::new(Some(fd)), slot })
@@ -112,6 +141,11 @@ impl Guarded {
         range.pages[..count].iter().any(|p| (first..=last).contains(&(p.load(Ordering::Relaxed) as usize)))
     }
 
+    /// Whether it was stored into since the last call.
+    pub fn take_stored(&self) -> bool {
+        TABLE[self.slot].stored.swap(false, Ordering::Relaxed)
+    }
+
     /// Shares every private page again. What was stored into them is gone. The caller sees to it that nothing reads
     /// them now.
     ///
@@ -119,6 +153,7 @@ impl Guarded {
     /// [`OsError::Syscall`] with `ENOMEM`.
     pub fn share_again(&self) -> Result<()> {
         let range = &TABLE[self.slot];
+        let _busy = range.lock();
         let count = range.private.load(Ordering::Acquire) as usize;
         let page = page_size();
         if count > PAGES {
@@ -168,7 +203,10 @@ impl Guarded {
     /// # Errors
     /// [`OsError::Syscall`] with `ENOMEM`.
     pub fn blank(&self) -> Result<()> {
-        TABLE[self.slot].fd.store(ANONYMOUS, Ordering::Release);
+        let range = &TABLE[self.slot];
+        let _busy = range.lock();
+        range.fd.store(ANONYMOUS, Ordering::Release);
+        range.private.store(0, Ordering::Release);
         self.mapping.replace_with_zeros()?;
         self.fd.lock().unwrap_or_else(PoisonError::into_inner).take();
         Ok(())
@@ -182,9 +220,10 @@ impl Drop for Guarded {
     }
 }
 
-/// Whether a guarded mapping was stored into since the last call.
-pub fn take_stored() -> bool {
-    STORED.load(Ordering::Relaxed) && STORED.swap(false, Ordering::Relaxed)
+/// Changes when any guarded mapping is stored into: one load that says when to ask each by [`Guarded::take_stored`].
+#[inline]
+pub fn stores() -> u32 {
+    STORES.load(Ordering::Relaxed)
 }
 
 fn file_offset(range: &Range, offset: usize) -> usize {
@@ -222,9 +261,11 @@ fn install() -> Result<()> {
 
 /// Replaces the page that was stored into, if it is guarded; else does what would have been done without this handler.
 extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the kernel gives a valid siginfo with the address of the fault.
-    let address = unsafe { (*info).si_addr() }.addr();
-    for range in &TABLE[..HIGH.load(Ordering::Acquire)] {
+    // SAFETY: the kernel gives a valid siginfo, with an address if the code says that it was a fault.
+    let (address, code) = unsafe { ((*info).si_addr().addr(), (*info).si_code) };
+    // A signal that somebody sent has no address.
+    let ranges = if code == SEGV_ACCERR { &TABLE[..HIGH.load(Ordering::Acquire)] } else { &[] };
+    for range in ranges {
         let start = range.start.load(Ordering::Acquire);
         if start != 0 && address >= start && address - start < range.len.load(Ordering::Relaxed) {
             if make_private(range, start, address) {
@@ -258,6 +299,12 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
 fn make_private(range: &Range, start: usize, address: usize) -> bool {
     let page = page_size();
     let offset = (address - start) & !(page - 1);
+    let _busy = range.lock();
+    let n = range.private.load(Ordering::Relaxed) as usize;
+    if range.pages[..n.min(PAGES)].iter().any(|p| p.load(Ordering::Relaxed) as usize == offset / page) {
+        // Another thread stored into the same page a moment ago.
+        return true;
+    }
     let fd = range.fd.load(Ordering::Acquire);
     let (flags, from) = if fd == ANONYMOUS {
         (libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_ANONYMOUS, 0)
@@ -277,14 +324,13 @@ fn make_private(range: &Range, start: usize, address: usize) -> bool {
         return false;
     }
     if fd != ANONYMOUS {
-        // Two threads that fault at once may count one page twice: it is shared again twice.
-        let n = range.private.load(Ordering::Relaxed) as usize;
         if n < PAGES {
             range.pages[n].store((offset / page) as u64, Ordering::Relaxed);
         }
-        range.private.fetch_add(1, Ordering::Release);
+        range.private.store(n as u32 + 1, Ordering::Release);
     }
-    STORED.store(true, Ordering::Relaxed);
+    range.stored.store(true, Ordering::Relaxed);
+    STORES.fetch_add(1, Ordering::Relaxed);
     true
 }
 
@@ -313,7 +359,7 @@ mod tests {
             assert_eq!(theirs.add(mirrored).read_volatile(), 7);
             theirs.add(mirrored).write_volatile(9);
             assert_eq!((ours.add(page + 5).read_volatile(), theirs.add(mirrored).read_volatile()), (7, 9));
-            assert!(take_stored() && view.has_private());
+            assert!(view.take_stored() && !view.take_stored() && view.has_private());
             assert!(
                 view.is_private(3 * page, 1)
                     && !view.is_private(page, page)
@@ -331,6 +377,37 @@ mod tests {
             view.blank().unwrap();
             theirs.add(mirrored).write_volatile(1);
             assert_eq!((theirs.add(mirrored).read_volatile(), ours.add(page + 5).read_volatile()), (1, 8));
+        }
+    }
+
+    #[test]
+    fn threads_that_store_at_once_are_all_remembered() {
+        const EACH: usize = PAGES / 2;
+        let page = page_size();
+        let fd = memfd::create("guard", (2 * PAGES * page) as u64).unwrap();
+        let seen =
+            Arc::new(Mapping::mirrored(fd.as_fd(), PAGES * page, PAGES * page, Access::ReadOnly).unwrap());
+        let view = Guarded::new(seen.clone(), fd.try_clone().unwrap(), PAGES * page).unwrap();
+        let barrier = std::sync::Barrier::new(2);
+        for _ in 0..1000 {
+            std::thread::scope(|scope| {
+                for half in [0, EACH] {
+                    let (seen, barrier) = (&seen, &barrier);
+                    scope.spawn(move || {
+                        barrier.wait();
+                        for n in half..half + EACH {
+                            // SAFETY: the map lives and the offset is inside; the page is this thread's alone.
+                            unsafe { seen.base().as_ptr().add(n * page).write_volatile(1) };
+                        }
+                    });
+                }
+            });
+            assert!((0..PAGES).all(|n| view.is_private(n * page, 1)));
+            view.share_again().unwrap();
+            // SAFETY: as above.
+            let shared =
+                (0..PAGES).all(|n| unsafe { seen.base().as_ptr().add(n * page).read_volatile() } == 0);
+            assert!(shared, "a private page was forgotten");
         }
     }
 }

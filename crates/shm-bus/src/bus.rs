@@ -208,6 +208,12 @@ impl Bus {
         self.shared.wake_up(buckets, SleepKind::Futex);
     }
 
+    /// Takes back every announcement of a blocking sleep, for threads that were stopped in the middle of one and never
+    /// come to [`Bus::wake_up`]. Without it [`Bus::close`] gives them half a second to do so.
+    pub fn end_waits(&self) {
+        self.shared.end_waits();
+    }
+
     /// A read-only map of the sequencer memory's first page, where the futex words are.
     pub fn order_page(&self) -> Result<Arc<Mapping>> {
         let page = shm_bus_ring::layout::PAGE as usize;

@@ -3,12 +3,14 @@ import type { NativeBus } from "@shm-bus/native";
 import { ShmBusError } from "./errors.ts";
 
 /**
- * The ArrayBuffers over the other attachments' memories, by the number that the addon gives them: one for each memory,
- * made once, never one for each message.
+ * The ArrayBuffers over this attachment's memory and the others': one for each memory, never one for each message. A
+ * program can carry the memory out of one (`buffer.transfer()`); then there is another.
  */
 export class Buffers {
   readonly #native: NativeBus;
+  /** By the number that the addon gives a sender's memory. */
   readonly #buffers: (ArrayBuffer | undefined)[] = [];
+  #own: ArrayBuffer | undefined;
 
   constructor(native: NativeBus) {
     this.#native = native;
@@ -16,7 +18,8 @@ export class Buffers {
 
   /** A view of bytes in memory `number`. */
   view(number: number, offset: number, length: number): Uint8Array {
-    const buffer = this.#buffers[number] ?? this.#open(number);
+    let buffer = this.#buffers[number];
+    if (buffer === undefined || buffer.byteLength === 0) buffer = this.#open(number);
     return new Uint8Array(buffer, offset, length);
   }
 
@@ -28,16 +31,28 @@ export class Buffers {
     return buffer;
   }
 
-  /** Lets go of the memories whose owners have departed; views that are still held keep theirs. */
+  /** This attachment's own memory. */
+  get own(): ArrayBuffer {
+    if (this.#own === undefined || this.#own.byteLength === 0)
+      this.#own = this.#native.ownBuffer() as ArrayBuffer;
+    return this.#own;
+  }
+
+  /** Lets go of the memories whose owners have departed: views that were kept past their lease have length 0 now. */
   forgetRetired(): void {
-    for (const number of this.#native.takeRetired()) this.#buffers[number] = undefined;
+    for (const number of this.#native.takeRetired()) {
+      const buffer = this.#buffers[number];
+      if (buffer !== undefined) this.#native.detachBuffer(buffer);
+      this.#buffers[number] = undefined;
+    }
   }
 
   /** Detaches them all: every view has length 0 from here on. */
   detach(): void {
-    for (const buffer of this.#buffers) {
+    for (const buffer of [...this.#buffers, this.#own]) {
       if (buffer !== undefined) this.#native.detachBuffer(buffer);
     }
     this.#buffers.length = 0;
+    this.#own = undefined;
   }
 }

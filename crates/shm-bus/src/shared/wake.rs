@@ -98,6 +98,14 @@ impl Shared {
         }
     }
 
+    /// Takes back what blocked threads have announced that will not do so themselves.
+    pub fn end_waits(&self) {
+        let blocked = std::mem::take(&mut lock(&self.sleeping).blocked);
+        if let Some(buckets) = blocked.into_iter().reduce(|all, more| all.union(&more)) {
+            self.wake_up(&buckets, SleepKind::Futex);
+        }
+    }
+
     /// Whether a thread of this attachment is blocked in a wait.
     pub fn has_sleepers(&self) -> bool {
         !lock(&self.sleeping).blocked.is_empty()
