@@ -209,6 +209,12 @@ impl Publisher {
         envelope: Envelope,
     ) -> Result<Stamp> {
         if let Some(batch) = &mut self.batch {
+            // One slot names the first header; the others are found behind it.
+            if batch.prepared.last().is_some_and(|last| last.loan.serial() + 1 != loan.serial()) {
+                self.lane.abandon(loan);
+                let why = "takes messages in the order of their loans; a loan from before it is published by itself";
+                return Err(BusError::InvalidOption { option: "batch", why: why.into() });
+            }
             batch.push(loan, destinations, envelope, length);
             return Ok(Stamp(0));
         }

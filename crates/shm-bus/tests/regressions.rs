@@ -476,3 +476,34 @@ fn a_transaction_with_too_many_destinations_is_a_violation() {
     assert_eq!(read(&mut subscription, 1)[0].1, b"next");
     assert_eq!(subscription.violations().get(&a.member().id), Some(&1));
 }
+
+#[test]
+fn a_batch_refuses_what_would_part_its_messages() {
+    let scratch = Scratch::new();
+    let bus = scratch.attach();
+    let g = bus.create_group("g", LONG).unwrap();
+    let mut reader = bus.subscribe(&["g".into()], false, patient()).unwrap();
+    let mut publisher = bus.publisher().unwrap();
+    let say = |n: u64| n.to_le_bytes();
+    let before = publisher.loan(&[g], 8).unwrap();
+    publisher.begin_batch().unwrap();
+    publisher.publish(&[g], &say(0), Envelope::default()).unwrap();
+    let refused = publisher.publish_loan(before, 8, Envelope::default());
+    assert!(matches!(refused, Err(BusError::InvalidOption { option: "batch", .. })), "{refused:?}");
+    // Space that is held while another message comes into being.
+    let held = publisher.loan(&[g], 8).unwrap();
+    let refused = publisher.publish(&[g], &say(9), Envelope::default());
+    assert!(matches!(refused, Err(BusError::InvalidOption { option: "batch", .. })), "{refused:?}");
+    publisher.abandon(held);
+    publisher.publish(&[g], &say(1), Envelope::default()).unwrap();
+    publisher.end_batch().unwrap().unwrap();
+    publisher.publish(&[g], &say(2), Envelope::default()).unwrap();
+    let mut got = Vec::new();
+    poll(&mut reader, 10, &mut got).unwrap();
+    assert_eq!(got, [0, 1, 2]);
+    drop(reader);
+    until("everything is let go", || {
+        let _ = publisher.publish(&[g], &say(3), Envelope::default());
+        publisher.in_flight().0 <= 1
+    });
+}

@@ -1,7 +1,8 @@
 import type { NativeBus } from "@shm-bus/native";
 import { layout } from "sharedarraybuffer-ring";
 
-import { translated } from "./errors.ts";
+import type { Buffers } from "./buffers.ts";
+import { fromNative, translated } from "./errors.ts";
 
 /** Words of the table that the addon shares: two, then four for each message. See crates/shm-bus-node/src/batch.rs. */
 const [FIRST, ROOM, HEAD, COLUMNS] = [0, 1, 2, 4] as const;
@@ -19,23 +20,28 @@ export class Batch {
   readonly #take: (count: number) => number;
   readonly #end: (count: number) => number;
   readonly #table: Uint32Array;
-  readonly #own: Uint8Array;
+  readonly #buffers: Buffers;
+  #own: Uint8Array;
   readonly #mask: number;
   #count = 0;
   #room = 0;
   #first = 0;
+  /** Why messages were lost that had been taken: then none of the others is published either. */
+  #failure: unknown;
 
-  constructor(native: NativeBus, ownBuffer: ArrayBuffer) {
+  constructor(native: NativeBus, buffers: Buffers) {
     this.#native = native;
+    this.#buffers = buffers;
     this.#begin = native.beginBatchFunction() as () => number;
     this.#take = native.takeBatchFunction() as (count: number) => number;
     this.#end = native.endBatchFunction() as (count: number) => number;
     this.#table = new Uint32Array(native.batchTable() as ArrayBuffer);
-    this.#own = new Uint8Array(ownBuffer);
-    this.#mask = Number(new BigUint64Array(ownBuffer, layout.payload.headerCount, 1)[0]) - 1;
+    this.#own = new Uint8Array(buffers.own);
+    this.#mask = Number(new BigUint64Array(buffers.own, layout.payload.headerCount, 1)[0]) - 1;
   }
 
   begin(): void {
+    this.#failure = undefined;
     translated(() => this.#begin());
     this.#renew();
   }
@@ -44,7 +50,7 @@ export class Batch {
   add(destination: number, data: Uint8Array, topicLow: number, topicHigh: number): boolean {
     const count = this.#count;
     const length = data.byteLength;
-    if (length > inlineBytes || count >= this.#room) return false;
+    if (length > inlineBytes || count >= this.#room || this.#own.byteLength === 0) return false;
     const index = (this.#first + count) & this.#mask;
     this.#own.set(data, headersOffset + index * entryBytes + headerBytes);
     const row = HEAD + count * COLUMNS;
@@ -61,7 +67,13 @@ export class Batch {
     const count = this.#count;
     this.#count = 0;
     this.#room = 0;
-    if (count > 0) translated(() => this.#take(count));
+    if (count === 0) return;
+    try {
+      this.#take(count);
+    } catch (error) {
+      this.#failure = fromNative(error);
+      throw this.#failure;
+    }
   }
 
   /** Goes on taking messages. */
@@ -75,6 +87,7 @@ export class Batch {
     const count = this.#count;
     this.#count = 0;
     try {
+      if (this.#failure !== undefined) throw this.#failure;
       return this.#end(count);
     } catch (error) {
       this.abandon();
@@ -88,6 +101,8 @@ export class Batch {
   }
 
   #renew(): void {
+    // A program can carry the memory out of the buffer.
+    if (this.#own.byteLength === 0) this.#own = new Uint8Array(this.#buffers.own);
     this.#count = 0;
     this.#first = this.#table[FIRST] as number;
     this.#room = this.#table[ROOM] as number;

@@ -11,7 +11,8 @@ import { Batch } from "./batch.ts";
 import { bytes as bytesCodec, checkedCodec, type Codec } from "./codec.ts";
 import { fromNative, invalidOption, ShmBusError, translated } from "./errors.ts";
 import { type BusEvents, membershipEvents } from "./events.ts";
-import { halves, Loan, wouldBlock } from "./loan.ts";
+import { closeWhenForgotten, notForgotten } from "./forgotten.ts";
+import { halves, Loan, type LoanHost, wouldBlock } from "./loan.ts";
 import type { Destination } from "./message.ts";
 import {
   type AttachOptions,
@@ -97,14 +98,22 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
   readonly #publish: PublishFunction;
   readonly #codec: Codec<T>;
   readonly #host: Host;
-  readonly #subscriptions = new Set<Subscription<unknown>>();
+  readonly #loanHost: LoanHost = {
+    check: () => this.#notBatching(),
+    published: (stamp) => {
+      if (publishChannel.hasSubscribers) this.#announce(stamp);
+    },
+  };
+  /** Held weakly: what the program drops is closed. */
+  readonly #subscriptions = new Set<WeakRef<Subscription<unknown>>>();
   /** Numbers of destinations that were resolved once: addresses and groups keep their meaning. */
   readonly #destinations = new Map<string, number>();
   readonly #observer: MembershipObserver;
-  #ownBuffer: ArrayBuffer | undefined;
   #orderBuffer: ArrayBuffer | undefined;
   #orderWords: Int32Array | undefined;
   #batching = false;
+  /** Whether a codec writes into the batch now. */
+  #encoding = false;
   #batch: Batch | undefined;
   #closing: Promise<void> | undefined;
 
@@ -134,15 +143,16 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
         if (deliverChannel.hasSubscribers)
           deliverChannel.publish({ bus: this.name, address: this.address, count });
       },
-      closed: (subscription) => void this.#subscriptions.delete(subscription as Subscription<unknown>),
+      closed: (subscription) => this.#forget(subscription),
     };
+    closeWhenForgotten(this, native);
     this.#observer = new MembershipObserver({
       native,
       scheduler: this.#host.scheduler,
       address: this.address,
       subscribe: () => this.#subscribeNative([], false, {}, true),
       emit: (event, ...details) => void (this as EventEmitter).emit(event, ...details),
-      hasSubscriptions: () => this.#subscriptions.size > 0,
+      hasSubscriptions: () => this.#openSubscriptions().length > 0,
       lost: () => void this.close(),
     });
     (this as EventEmitter).on("newListener", (event: string | symbol) => {
@@ -196,6 +206,18 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     return { pid: own.pid, uid: own.uid, gid: own.gid };
   }
 
+  /** The subscriptions that the program has neither closed nor dropped. */
+  #openSubscriptions(): Subscription<unknown>[] {
+    return [...this.#subscriptions].flatMap((reference) => reference.deref() ?? []);
+  }
+
+  #forget(closed: object): void {
+    for (const reference of this.#subscriptions) {
+      const subscription = reference.deref();
+      if (subscription === undefined || subscription === closed) this.#subscriptions.delete(reference);
+    }
+  }
+
   #open(): void {
     if (this.#closing !== undefined) throw new ShmBusError("ERR_SHM_BUS_CLOSED", "the bus is closed");
   }
@@ -243,6 +265,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
   }
 
   #publishInBatch(to: To, destination: number, data: Uint8Array, low: number, high: number): number {
+    this.#notEncoding();
     const batch = this.#batch as Batch;
     if (typeof to === "string" && batch.add(destination, data, low, high)) return 0;
     batch.flush();
@@ -252,21 +275,20 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
   }
 
   #encode(to: To, value: unknown, codec: Codec<unknown>, low: number, high: number): number {
-    if (this.#batching) this.#batch?.flush();
+    if (this.#batching) this.#beginEncoding();
     let loan: { number: number; bytes: Uint8Array } | undefined;
+    let space = 0;
     try {
       const length = codec.encode(value, (bytes) => {
         if (loan !== undefined) throw invalidOption("codec", `${codec.name} asked for space twice`);
         loan = this.#loan(to, bytes);
+        space = bytes;
         return loan.bytes;
       });
       if (loan === undefined) throw invalidOption("codec", `${codec.name} never asked for space`);
-      const { number, bytes } = loan;
-      if (!Number.isInteger(length) || length < 0 || length > bytes.byteLength) {
-        throw invalidOption(
-          "codec",
-          `${codec.name} says that it wrote ${length} of ${bytes.byteLength} bytes`,
-        );
+      const { number } = loan;
+      if (!Number.isInteger(length) || length < 0 || length > space) {
+        throw invalidOption("codec", `${codec.name} says that it wrote ${length} of ${space} bytes`);
       }
       const stamp = translated(() => this.#native.publishLoan(number, length, low, high));
       loan = undefined;
@@ -275,16 +297,25 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
       if (publishChannel.hasSubscribers) this.#announce(stamp);
       return stamp;
     } finally {
+      this.#encoding = false;
       if (loan !== undefined) this.#native.abandonLoan(loan.number);
     }
   }
 
-  #announce(stamp: number): void {
-    publishChannel.publish({ bus: this.name, address: this.address, stamp });
+  /** The messages of a batch stand behind one another: none may come into being within another. */
+  #beginEncoding(): void {
+    this.#notEncoding();
+    this.#batch?.flush();
+    this.#encoding = true;
   }
 
-  #own(): ArrayBuffer {
-    return (this.#ownBuffer ??= this.#native.ownBuffer() as ArrayBuffer);
+  #notEncoding(): void {
+    if (this.#encoding)
+      throw new ShmBusError("ERR_SHM_BUS_IN_USE", "a codec that encodes for a batch cannot publish itself");
+  }
+
+  #announce(stamp: number): void {
+    publishChannel.publish({ bus: this.name, address: this.address, stamp });
   }
 
   #loan(to: To, bytes: number): { number: number; bytes: Uint8Array } {
@@ -296,7 +327,11 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
     const loan = translated(() => this.#native.loan(destination, bytes));
     if (loan === null) throw wouldBlock();
     const [number, offset] = loan as [number, number];
-    return { number, bytes: new Uint8Array(this.#own(), offset, bytes) };
+    return { number, bytes: new Uint8Array(this.#host.buffers.own, offset, bytes) };
+  }
+
+  #notBatching(): void {
+    if (this.#batching) throw new ShmBusError("ERR_SHM_BUS_IN_USE", "a batch takes publish(), not loans");
   }
 
   /**
@@ -305,11 +340,9 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
    * @throws {ShmBusError} as {@link Bus.publish}
    */
   loan(to: To, bytes: number): Loan {
-    if (this.#batching) throw new ShmBusError("ERR_SHM_BUS_IN_USE", "a batch takes publish(), not loan()");
+    this.#notBatching();
     const { number, bytes: space } = this.#loan(to, bytes);
-    return new Loan(this.#native, number, space, (stamp) => {
-      if (publishChannel.hasSubscribers) this.#announce(stamp);
-    });
+    return new Loan(this.#native, number, space, this.#loanHost);
   }
 
   /**
@@ -321,7 +354,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
   batch(publishAll: () => void): number {
     this.#open();
     if (this.#batching) throw invalidOption("batch", "batches cannot be nested");
-    const batch = (this.#batch ??= new Batch(this.#native, this.#own()));
+    const batch = (this.#batch ??= new Batch(this.#native, this.#host.buffers));
     batch.begin();
     this.#batching = true;
     try {
@@ -445,7 +478,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
       await subscription.close();
       throw new ShmBusError("ERR_SHM_BUS_CLOSED", "the bus was closed meanwhile");
     }
-    this.#subscriptions.add(subscription);
+    this.#subscriptions.add(new WeakRef(subscription));
     return subscription;
   }
 
@@ -495,7 +528,7 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
   /** This attachment's counters, read from its own page. */
   stats(): Stats {
     this.#open();
-    return { ...readCounters(this.#own()), lag: this.#native.lag };
+    return { ...readCounters(this.#host.buffers.own), lag: this.#native.lag };
   }
 
   /**
@@ -509,20 +542,21 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
   async #detach(): Promise<void> {
     this.#host.scheduler.stop();
     // The departure takes every membership back: nobody has to be asked for each.
-    const subscriptions = [...this.#subscriptions];
+    const subscriptions = this.#openSubscriptions();
+    notForgotten(this);
     const detached = this.#native.close() as Promise<void>;
     await Promise.allSettled(subscriptions.map((subscription) => subscription.close()));
     await this.#observer.stop();
     await detached;
     this.#host.buffers.detach();
-    for (const buffer of [this.#ownBuffer, this.#orderBuffer]) {
-      if (buffer !== undefined) this.#native.detachBuffer(buffer);
-    }
-    this.#ownBuffer = undefined;
+    if (this.#orderBuffer !== undefined) this.#native.detachBuffer(this.#orderBuffer);
     this.#orderBuffer = undefined;
     this.#orderWords = undefined;
-    this.emit("close");
-    this.removeAllListeners();
+    try {
+      this.emit("close");
+    } finally {
+      this.removeAllListeners();
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -530,7 +564,8 @@ export class Bus<T = Uint8Array> extends EventEmitter<BusEvents> implements Asyn
   }
 
   [inspect.custom](): string {
-    const state = this.#closing === undefined ? `subscriptions: ${this.#subscriptions.size}` : "closed";
+    const state =
+      this.#closing === undefined ? `subscriptions: ${this.#openSubscriptions().length}` : "closed";
     return `Bus { name: '${this.name}', address: '${this.address}', ${state} }`;
   }
 }

@@ -28,6 +28,8 @@ export interface Delivery<T> {
   readonly checkLeases: boolean;
   /** Counts the leases: raised when one ends. */
   lease: number;
+  /** The subscription: it stays while one of its messages is held. */
+  readonly owner: object;
 }
 
 /** Texts of the senders' addresses, made once each. */
@@ -164,23 +166,34 @@ export class Message<T = Uint8Array> {
 /** The messages of one delivery: iterable, in stamp order, valid until the callback returns. */
 export class MessageBatch<T = Uint8Array> implements Iterable<Message<T>> {
   readonly #messages: Message<T>[];
-  /** How many there are, at least 1. */
-  length = 0;
+  #first = 0;
+  #end = 0;
 
   /** @internal */
   constructor(messages: Message<T>[]) {
     this.#messages = messages;
   }
 
+  /** @internal Holds the messages of these rows from here on. */
+  hold(first: number, end: number): void {
+    this.#first = first;
+    this.#end = end;
+  }
+
+  /** How many there are, at least 1. */
+  get length(): number {
+    return this.#end - this.#first;
+  }
+
   /** Message `index`, from 0. */
   at(index: number): Message<T> | undefined {
-    return index >= 0 && index < this.length ? this.#messages[index] : undefined;
+    return index >= 0 && index < this.length ? this.#messages[this.#first + index] : undefined;
   }
 
   /** Calls `visit` for each: the fastest way through. */
   forEach(visit: (message: Message<T>) => void): void {
-    const { length } = this;
-    for (let index = 0; index < length; index++) visit(this.#messages[index] as Message<T>);
+    const end = this.#end;
+    for (let row = this.#first; row < end; row++) visit(this.#messages[row] as Message<T>);
   }
 
   [inspect.custom](): string {
@@ -188,6 +201,6 @@ export class MessageBatch<T = Uint8Array> implements Iterable<Message<T>> {
   }
 
   *[Symbol.iterator](): IterableIterator<Message<T>> {
-    for (let index = 0; index < this.length; index++) yield this.#messages[index] as Message<T>;
+    for (let row = this.#first; row < this.#end; row++) yield this.#messages[row] as Message<T>;
   }
 }

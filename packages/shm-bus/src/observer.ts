@@ -68,23 +68,37 @@ export class MembershipObserver {
     }
     for (const peer of this.#host.native.peers()) this.#addresses.set(peer.id, peer.address);
     const poll = native.pollFunction() as (limit: number) => number;
-    const rows = native.rows;
+    const limit = native.rows;
+    const records: NativeRecord[] = [];
     const consumer = {
       native,
       deliver: (): boolean => {
-        try {
-          while ((poll(rows) & rowsMask) > 0 || this.#emitAll(native.takeRecords())) {
-            this.#emitAll(native.takeRecords());
+        for (;;) {
+          // A listener that throws has had its event; what comes behind it is told in the next turn.
+          for (let next = records.shift(); next !== undefined; next = records.shift()) this.#emit(next);
+          const failure = this.#read(poll, limit);
+          records.push(...native.takeRecords());
+          if (records.length > 0) continue;
+          if (failure !== undefined) {
+            this.#host.scheduler.remove(consumer);
+            this.#failed(native, failure);
           }
-        } catch (error) {
-          this.#host.scheduler.remove(consumer);
-          this.#failed(native, fromNative(error));
+          return false;
         }
-        return false;
       },
     };
     this.#host.scheduler.add(consumer);
     return native;
+  }
+
+  /** Reads all there is, and gives what ended the reading if it was not the end of the order. */
+  #read(poll: (limit: number) => number, limit: number): unknown {
+    try {
+      while ((poll(limit) & rowsMask) > 0);
+    } catch (error) {
+      return fromNative(error);
+    }
+    return undefined;
   }
 
   #failed(native: NativeSubscription, error: unknown): void {
@@ -95,17 +109,12 @@ export class MembershipObserver {
       // An eviction is the whole attachment's. What happened meanwhile is lost, later changes are told again.
       native.close(0).catch(() => {});
       const { stamp = native.position } = error as ShmBusError;
-      if (!this.#host.hasSubscriptions()) this.#host.emit("evicted", { stamp, address: this.#host.address });
       this.#subscription = this.#observe();
       this.#subscription.catch(() => {});
+      if (!this.#host.hasSubscriptions()) this.#host.emit("evicted", { stamp, address: this.#host.address });
     } else {
       throw error;
     }
-  }
-
-  #emitAll(records: NativeRecord[]): boolean {
-    for (const record of records) this.#emit(record);
-    return records.length > 0;
   }
 
   #emit(record: NativeRecord): void {
@@ -129,7 +138,8 @@ export class MembershipObserver {
         break;
       case "joined":
       case "left":
-        this.#host.emit(kind, { stamp, address, groups });
+        // Readers of control records alone, and those whose groups another subscription still wants, change nothing.
+        if (groups.length > 0) this.#host.emit(kind, { stamp, address, groups });
         break;
       case "evicted":
         // This attachment's own is told by the subscription that learns of it.

@@ -12,6 +12,9 @@ export interface Consumer {
 /** How long `spin-then-park` goes on looking after the last message, in milliseconds: about what a wake costs. */
 const spinMilliseconds = 0.02;
 
+/** Schedulers that somebody waits for: they stay, whoever else holds them or not. */
+const active = new Set<Scheduler>();
+
 /**
  * Delivery through the event loop. While there is something, turns of the loop deliver it; then the attachment
  * announces that it sleeps, looks once more, and leaves the loop idle until its bell wakes it.
@@ -36,11 +39,13 @@ export class Scheduler {
   add(consumer: Consumer): void {
     this.#start();
     this.#consumers.add(consumer);
+    active.add(this);
     this.#plan();
   }
 
   remove(consumer: Consumer): void {
     this.#consumers.delete(consumer);
+    this.#rest();
     // Those that remain sleep with their own buckets.
     if (this.#armed) this.#plan();
   }
@@ -49,7 +54,15 @@ export class Scheduler {
   onWake(listener: () => void): () => void {
     this.#start();
     this.#wakeListeners.add(listener);
-    return () => this.#wakeListeners.delete(listener);
+    active.add(this);
+    return () => {
+      this.#wakeListeners.delete(listener);
+      this.#rest();
+    };
+  }
+
+  #rest(): void {
+    if (this.#consumers.size + this.#wakeListeners.size === 0) active.delete(this);
   }
 
   /** Counts who keeps the event loop alive. */
@@ -66,13 +79,19 @@ export class Scheduler {
   stop(): void {
     this.#consumers.clear();
     this.#wakeListeners.clear();
+    active.delete(this);
     this.#cancel();
   }
 
   #start(): void {
     if (this.#started) return;
     this.#started = true;
-    this.#native.start(() => this.#onWake());
+    // The addon keeps the callback until the attachment ends; it must not keep a bus that nobody uses any more.
+    const scheduler = new WeakRef(this);
+    this.#native.start(() => {
+      const awake = scheduler.deref();
+      if (awake !== undefined) awake.#onWake();
+    });
     this.#native.keepAlive(this.#referenced > 0);
   }
 
@@ -107,11 +126,13 @@ export class Scheduler {
       this.#armed = false;
       this.#native.disarm();
     }
-    let more = false;
+    // A handler that throws ends this turn: the others, and what it has not got to itself, have the next one.
+    let more = true;
     try {
-      for (const consumer of this.#consumers) more = consumer.deliver() || more;
+      let some = false;
+      for (const consumer of this.#consumers) some = consumer.deliver() || some;
+      more = some;
     } finally {
-      // Also when a handler throws: the others, and this one's next messages, are delivered all the same.
       if (this.#consumers.size > 0) this.#settle(more);
     }
   }

@@ -7,6 +7,7 @@ import { layout } from "sharedarraybuffer-ring";
 import type { Buffers } from "./buffers.ts";
 import type { Codec } from "./codec.ts";
 import { fromNative, invalidOption, ShmBusError, translated } from "./errors.ts";
+import { closeWhenForgotten, notForgotten } from "./forgotten.ts";
 import { type Delivery, type Destination, Message, MessageBatch } from "./message.ts";
 import type { WaitStrategy } from "./options.ts";
 import type { Consumer, Scheduler } from "./scheduler.ts";
@@ -50,7 +51,7 @@ function warnOfStore(): void {
   );
 }
 
-type Mode = "idle" | "handler" | "iterator";
+type Mode = "idle" | "handler" | "iterator" | "poll";
 
 /**
  * A reader of the order. Use it in one of three ways: `for await`, {@link Subscription.onMessages}, or
@@ -75,7 +76,11 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
   #referenced = true;
   #counted = false;
   #closing: Promise<void> | undefined;
+  /** Gaps that nobody has been told of yet: stamps from the first up to the second, and so on. */
+  readonly #gaps: number[] = [];
   #failure: unknown;
+  /** An eviction that was found out when nobody could be told. */
+  #torn: unknown;
 
   /** @internal */
   constructor(host: Host, native: NativeSubscription, destinations: readonly Destination[], codec: Codec<T>) {
@@ -91,10 +96,12 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
       codec,
       checkLeases: host.checkLeases,
       lease: 0,
+      owner: this,
     };
     this.#messages = Array.from({ length: native.rows }, (_, index) => new Message(this.#delivery, index));
     this.#batch = new MessageBatch(this.#messages);
     this.#consumer = { native, deliver: () => this.#deliver() };
+    closeWhenForgotten(this, native);
   }
 
   /** The groups (by name) and addresses it takes. */
@@ -135,9 +142,17 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
     this.#next = 0;
   }
 
+  /** Sees to it that messages are there if there are any: what an earlier poll has left, or new ones. */
+  #available(limit: number): boolean {
+    if (this.#next === this.#rows) this.#fetch(limit);
+    this.#tellGaps();
+    return this.#next < this.#rows;
+  }
+
   /** Ends the lease, fetches up to `limit` messages and begins theirs. */
-  #fetch(limit: number): number {
+  #fetch(limit: number): void {
     this.#endLease();
+    this.#checkTorn();
     let polled: number;
     try {
       polled = this.#poll(limit);
@@ -149,26 +164,44 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
     for (let row = 0; row < rows; row++) (this.#messages[row] as Message<T>).begin();
     this.#rows = rows;
     if (rows > 0) this.#host.delivered(rows);
-    return rows;
+  }
+
+  /** Ends the lease now and not with the next fetch. Whether what was leased was torn is told by `#checkTorn`. */
+  #release(): void {
+    this.#endLease();
+    try {
+      this.#native.release();
+    } catch (error) {
+      this.#torn = fromNative(error);
+    }
+  }
+
+  #checkTorn(): void {
+    if (this.#torn !== undefined) throw this.#failed(this.#torn);
   }
 
   /** What the addon says beside the number of messages. */
   #onFlags(polled: number): void {
     if ((polled & retiredFlag) !== 0) this.#host.buffers.forgetRetired();
     if ((polled & storedFlag) !== 0) warnOfStore();
-    if ((polled & gapsFlag) !== 0) {
-      const gaps = this.#native.takeGaps();
-      for (let n = 0; n < gaps.length; n += 2) this.#host.gap(this, gaps[n] as number, gaps[n + 1] as number);
+    if ((polled & gapsFlag) !== 0) this.#gaps.push(...this.#native.takeGaps());
+  }
+
+  /** A listener that throws has had its gap; the others are told with the next look. */
+  #tellGaps(): void {
+    while (this.#gaps.length > 0) {
+      const [from, until] = this.#gaps.splice(0, 2) as [number, number];
+      this.#host.gap(this, from, until);
     }
   }
 
   #failed(error: unknown): unknown {
-    if (error instanceof ShmBusError && error.code === "ERR_SHM_BUS_EVICTED") {
-      this.#host.evicted(error.stamp ?? this.position);
-    }
     this.#failure = error;
     this.#host.scheduler.remove(this.#consumer);
     this.#count(false);
+    if (error instanceof ShmBusError && error.code === "ERR_SHM_BUS_EVICTED") {
+      this.#host.evicted(error.stamp ?? this.position);
+    }
     return error;
   }
 
@@ -192,17 +225,26 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
     const handler = this.#handler;
     if (handler === undefined) return false;
     for (let polls = 0; polls < pollsPerTurn; polls++) {
-      let rows: number;
       try {
-        rows = this.#fetch(this.#messages.length);
+        if (!this.#available(this.#messages.length)) return false;
       } catch (error) {
         if (this.closed) return false;
         throw error;
       }
-      if (rows === 0) return false;
-      this.#batch.length = rows;
-      handler(this.#batch);
-      if (this.#handler !== handler || this.closed) return false;
+      this.#batch.hold(this.#next, this.#rows);
+      this.#next = this.#rows;
+      try {
+        handler(this.#batch);
+      } catch (error) {
+        this.#release();
+        throw error;
+      }
+      if (this.#handler !== handler || this.closed) {
+        // It may be long until the next fetch.
+        this.#release();
+        this.#checkTorn();
+        return false;
+      }
     }
     return true;
   }
@@ -211,12 +253,14 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
     const waiting = this.#waiting;
     if (waiting === undefined) return false;
     try {
-      if (this.#fetch(this.#messages.length) === 0) return false;
+      if (this.#next === this.#rows) this.#fetch(this.#messages.length);
     } catch (error) {
       this.#waiting = undefined;
       waiting.reject(error);
       return false;
     }
+    this.#tellGaps();
+    if (this.#next === this.#rows) return false;
     this.#waiting = undefined;
     this.#host.scheduler.remove(this.#consumer);
     this.#count(false);
@@ -271,9 +315,11 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
     if (this.#waiting !== undefined) {
       throw new ShmBusError("ERR_SHM_BUS_IN_USE", "the next message is being waited for already");
     }
-    if (this.#next < this.#rows || this.#fetch(this.#messages.length) > 0) {
+    if (this.#available(this.#messages.length)) {
       return { done: false, value: this.#messages[this.#next++] as Message<T> };
     }
+    // A listener of a gap may have closed it.
+    if (this.closed) return { done: true, value: undefined };
     return new Promise((resolve, reject) => {
       this.#waiting = { resolve, reject };
       if (this.#referenced) this.#count(true);
@@ -283,20 +329,31 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
 
   /**
    * A duty cycle of your own: calls `handler` for up to `limit` messages that are there, and returns how many. They
-   * are valid until `handler` returns.
+   * are valid until `handler` returns. What it throws, `poll` throws: the next `poll` goes on with the message behind.
    */
   poll(handler: (message: Message<T>) => void, limit = 256): number {
     this.#use("idle");
     if (!Number.isInteger(limit) || limit < 1)
       throw invalidOption("limit", "must be a whole number of at least 1");
     if (typeof handler !== "function") throw invalidOption("handler", "must be a function");
-    const rows = this.#fetch(Math.min(limit, this.#messages.length));
-    for (let row = 0; row < rows; row++) handler(this.#messages[row] as Message<T>);
-    if (rows > 0) {
-      this.#endLease();
-      translated(() => this.#native.release());
+    if (!this.#available(Math.min(limit, this.#messages.length))) return 0;
+    const { lease } = this.#delivery;
+    const first = this.#next;
+    const end = Math.min(this.#rows, first + limit);
+    let row = first;
+    this.#mode = "poll";
+    try {
+      // Closing the subscription ends the lease.
+      while (row < end && lease === this.#delivery.lease) handler(this.#messages[row++] as Message<T>);
+    } finally {
+      this.#mode = "idle";
+      if (lease === this.#delivery.lease) {
+        this.#next = row;
+        if (row === this.#rows) this.#release();
+      }
     }
-    return rows;
+    this.#checkTorn();
+    return row - first;
   }
 
   /**
@@ -315,7 +372,7 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
       wait === "spin" ? end : Math.min(end, performance.now() + (wait === "park" ? 0 : spinMilliseconds));
     let now: number;
     do {
-      if (this.#ready() !== 0) return true;
+      if (this.#next < this.#rows || this.#ready() !== 0) return true;
       now = performance.now();
     } while (now < spinEnd);
     while (now < end) {
@@ -358,6 +415,7 @@ export class Subscription<T = Uint8Array> implements AsyncIterable<Message<T>>, 
     this.#host.scheduler.remove(this.#consumer);
     this.#count(false);
     this.#host.closed(this);
+    notForgotten(this);
     const waiting = this.#waiting;
     this.#waiting = undefined;
     waiting?.resolve({ done: true, value: undefined });

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { randomFill } from "node:crypto";
 import { open } from "node:fs/promises";
 import { MessageChannel } from "node:worker_threads";
-import type { Bus, Message, Subscription } from "../../src/index.ts";
+import { type Bus, type Codec, codecs, type Message, type Subscription } from "../../src/index.ts";
 import { encode, eventually, failsWith, publishSoon, scene, small } from "../harness.ts";
 import { counts, report } from "./counts.ts";
 
@@ -326,6 +326,17 @@ describe("under fire: views", () => {
       return carried;
     }
 
+    /** A codec that carries the space away which it has filled. */
+    const carrying = (carry: Carry): Codec<Uint8Array> => ({
+      ...codecs.bytes,
+      encode(value, reserve) {
+        const space = reserve(value.length);
+        space.set(value);
+        attempt(() => carry(space.buffer as ArrayBuffer));
+        return value.length;
+      },
+    });
+
     for (const [name, carry] of Object.entries(ways)) {
       scene(`by ${name}: the next message is read, and after close there are zeros`, async (scene) => {
         const sender = await scene.attach();
@@ -376,9 +387,15 @@ describe("under fire: views", () => {
           const next = bus.loan("g", 4);
           next.bytes.set(encode("next"));
           next.publish();
+          bus.batch(() => {
+            bus.publish("g", encode("batched"));
+            const within = bus.publish("g", encode("in space"), { codec: carrying(carry) });
+            assert.equal(within, 0);
+            bus.publish("g", encode("batched too"));
+          });
           const texts: string[] = [];
           subscription.poll((message) => texts.push(textOf(message.data)));
-          assert.deepEqual(texts, ["loan", "next"]);
+          assert.deepEqual(texts, ["loan", "next", "batched", "in space", "batched too"]);
           assert.ok(bus.stats().published > 0);
         }
       });
