@@ -156,6 +156,9 @@ pub struct Lane {
     own: Region,
     geometry: Geometry,
     kind: LaneKind,
+    /// Index of its first header, and how many it has less one: a power of two less one.
+    first: u64,
+    mask: u64,
     gate: Gate,
     /// Serial of the next loan.
     next: u64,
@@ -164,7 +167,7 @@ pub struct Lane {
     /// Ring positions, counted without wrapping: where the next payload goes, and up to where the ring is free again.
     head: u64,
     tail: u64,
-    /// Where the order's tail is likely to be: behind this lane's last message.
+    /// Where the order's tail is likely to be: behind this lane's last message. The slot before was seen filled.
     guess: u64,
     /// The stamp of the last look at every cursor.
     scanned: u64,
@@ -175,10 +178,13 @@ const INLINE: u64 = payload::INLINE_BYTES;
 impl Lane {
     /// The lane `kind` of fresh payload memory.
     pub fn new(own: Region, geometry: Geometry, kind: LaneKind) -> Self {
+        let (first, count) = geometry.lane(kind);
         Lane {
             own,
             geometry,
             kind,
+            first,
+            mask: count - 1,
             gate: Gate::default(),
             next: 0,
             freed: 0,
@@ -204,13 +210,12 @@ impl Lane {
 
     #[inline(always)]
     fn index_of(&self, serial: u64) -> u16 {
-        let (first, count) = self.geometry.lane(self.kind);
-        (first + (serial & (count - 1))) as u16
+        (self.first + (serial & self.mask)) as u16
     }
 
     #[inline(always)]
     fn entry_of(&self, serial: u64) -> u64 {
-        payload::HEADERS + u64::from(self.index_of(serial)) * payload::ENTRY_BYTES
+        payload::HEADERS + (self.first + (serial & self.mask)) * payload::ENTRY_BYTES
     }
 
     /// Reserves `length` bytes.
@@ -223,7 +228,7 @@ impl Lane {
         if length > self.max_frame() {
             return Err(PublishError::TooBig { length, max: self.max_frame() });
         }
-        let (_, headers) = self.geometry.lane(self.kind);
+        let headers = self.mask + 1;
         let in_ring = self.kind == LaneKind::Data && length > INLINE;
         let span = if in_ring { length.next_multiple_of(payload::ALIGNMENT) } else { 0 };
         let lacks = |lane: &Self| {
@@ -276,7 +281,7 @@ impl Lane {
         peers: &mut impl Peers,
         wanted: u64,
     ) -> Result<(u16, u64), PublishError<E>> {
-        let (_, headers) = self.geometry.lane(self.kind);
+        let headers = self.mask + 1;
         let room = |lane: &Self| headers - (lane.next - lane.freed);
         if room(self) < wanted {
             self.reclaim();
@@ -436,11 +441,7 @@ impl Lane {
         let stamp_offset = self.entry_of(first) + at::STAMP;
         let index = self.index_of(first);
         let slots = sequencer.slot_count();
-        let mut found = if sequencer.is_filled(self.guess) {
-            sequencer.find_from(sequencer.hint().max(self.guess))?
-        } else {
-            sequencer.find_from(self.guess)?
-        };
+        let mut found = sequencer.find_behind(self.guess)?;
         loop {
             let stamp = found.stamp;
             if stamp.saturating_sub(self.gate.cached()) >= slots {

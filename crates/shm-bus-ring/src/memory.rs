@@ -38,9 +38,9 @@ mod words {
 
     impl Words {
         /// # Safety
-        /// `base..base + len` stays mapped while `owner` lives, is aligned to 8 and readable.
+        /// `base..base + len` stays mapped while `owner` lives, is aligned to 8 (checked, as is `len`) and readable.
         pub unsafe fn new(base: NonNull<u8>, len: u64, owner: Arc<dyn Any + Send + Sync>) -> Self {
-            assert!(base.addr().get().is_multiple_of(8));
+            assert!(base.addr().get().is_multiple_of(8) && len.is_multiple_of(8));
             Words { base, len, _owner: owner }
         }
 
@@ -50,12 +50,9 @@ mod words {
 
         #[inline(always)]
         pub fn word(&self, offset: u64) -> &AtomicU64 {
-            assert!(
-                offset.is_multiple_of(8) && offset < self.len && self.len - offset >= 8,
-                "offset out of bounds"
-            );
-            // SAFETY: the assertion keeps the word inside the mapping and aligned (I-MAP: mapped while the owner lives).
-            // An atomic may be written by others at any time.
+            assert!(offset.is_multiple_of(8) && offset < self.len, "offset out of bounds");
+            // SAFETY: the assertion keeps the word inside the mapping, whose length is a multiple of 8, and aligned
+            // (I-MAP: mapped while the owner lives). An atomic may be written by others at any time.
             unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(offset as usize).cast()) }
         }
 

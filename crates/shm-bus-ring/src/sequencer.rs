@@ -175,7 +175,7 @@ impl Sequencer {
     }
 
     /// [`Sequencer::find`] from a stamp of the caller's choice.
-    #[inline]
+    #[inline(never)]
     pub fn find_from(&self, hint: u64) -> Result<Found, Spoiled> {
         let mut walk = self.walk(hint);
         for _ in 1..WALKS {
@@ -187,7 +187,18 @@ impl Sequencer {
         walk
     }
 
-    #[inline]
+    /// [`Sequencer::find`] from a stamp whose neighbour below the caller has seen filled (I-TAIL): one load where nobody
+    /// else has published since.
+    #[inline(always)]
+    pub(crate) fn find_behind(&self, seen: u64) -> Result<Found, Spoiled> {
+        let word = self.slot(seen);
+        match word.laps_ahead(seen, self.log2_slots) {
+            -1 => Ok(Found { stamp: seen, word }),
+            laps if laps < 0 => self.find_from(seen),
+            _ => self.find_from(self.hint().max(seen)),
+        }
+    }
+
     fn walk(&self, hint: u64) -> Result<Found, Spoiled> {
         let mut stamp = hint.max(1);
         let mut seen_before = false;
