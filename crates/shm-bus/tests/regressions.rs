@@ -260,6 +260,28 @@ fn a_closed_subscription_holds_nothing() {
 }
 
 #[test]
+fn a_reader_that_goes_to_sleep_lets_go_of_what_it_has_passed_over() {
+    let scratch = Scratch::new();
+    let small = AttachOptions { log2_slots: 8, ..scratch.options() };
+    let attach = || Bus::attach("test", &small).unwrap();
+    let (a, b) = (attach(), attach());
+    let mut rare = b.subscribe(&["rare".into()], false, patient()).unwrap();
+    let busy = a.create_group("busy", LONG).unwrap();
+    let mut publisher = a.publisher().unwrap();
+    rare.poll(1, |_| ()).unwrap();
+    // Whoever sleeps is woken now; the reader does not yet.
+    while publisher.publish(&[busy], b"x", Envelope::default()).is_ok() {}
+    publisher.want_space(true);
+    assert!(!publisher.is_writable().unwrap());
+    a.drain_wakes();
+    b.arm(rare.buckets());
+    assert!(!rare.advance_to_ready());
+    assert!(is_signalled(&a) && publisher.is_writable().unwrap());
+    b.disarm(rare.buckets());
+    publisher.want_space(false);
+}
+
+#[test]
 fn a_closed_attachment_leaves_the_bits_of_its_ids_next_owner_alone() {
     let scratch = Scratch::new();
     let (a, blocker) = (scratch.attach(), scratch.attach());

@@ -88,6 +88,11 @@ impl Subscription {
             while self.reader.skip(&self.shared.sequencer, SKIP) == SKIP {
                 self.store_position();
             }
+            if !self.is_ready() {
+                // Who sleeps next must not hold what it has passed over: a publisher that found the ring full before
+                // has done its waking.
+                self.store_position();
+            }
         }
         self.is_ready()
     }
