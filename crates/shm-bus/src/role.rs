@@ -6,8 +6,10 @@ mod connections;
 mod departure;
 mod membership;
 mod reign;
+#[cfg(test)]
+mod tests;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,14 +47,15 @@ const SELF_CHECK: Duration = Duration::from_secs(1);
 pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
 const HOUSEKEEPING: Duration = Duration::from_millis(50);
 
-/// What follows once a record is in the order.
+/// What follows once a record is in the order. A join is a reader's first if it did not count before.
 enum Then {
     Nothing,
     Welcome { client: u64 },
     Opened { client: u64, request: u64, names: Vec<String> },
-    Joined { client: u64, request: u64 },
+    Joined { client: u64, request: u64, first: bool },
     Left { client: u64, request: u64 },
     Departed { member: MemberId, client: Option<Box<Client>>, acknowledged: bool },
+    Told { member: MemberId, evictions: u8 },
 }
 
 impl Then {
@@ -63,7 +66,7 @@ impl Then {
             | Then::Opened { client, .. }
             | Then::Joined { client, .. }
             | Then::Left { client, .. } => Some(*client),
-            Then::Nothing | Then::Departed { .. } => None,
+            Then::Nothing | Then::Departed { .. } | Then::Told { .. } => None,
         }
     }
 }
@@ -86,7 +89,6 @@ pub(crate) struct Role {
     queue: VecDeque<(Option<Record>, Then)>,
     blocked: bool,
     retired: Vec<Retired>,
-    evictions: HashMap<MemberId, u8>,
     next_housekeeping: Instant,
 }
 
@@ -108,7 +110,6 @@ impl Role {
             queue: VecDeque::new(),
             blocked: false,
             retired: Vec::new(),
-            evictions: HashMap::new(),
             next_housekeeping: Instant::now() + HOUSEKEEPING,
             shared,
         })
@@ -212,7 +213,7 @@ impl Role {
                 Ok(stamp) => self.act(then, stamp),
                 Err(PublishError::Full(full)) => {
                     self.queue.push_front((record, then));
-                    if !self.relieve(&full) {
+                    if !self.raise_floors(full.stamp) && !self.relieve(&full) {
                         self.blocked = true;
                         break;
                     }
@@ -307,7 +308,7 @@ impl Role {
                     names.iter().filter_map(|n| self.directory.group_named(n)).map(|a| a.0).collect();
                 self.reply(client, &Reply::Opened { request, addresses });
             }
-            Then::Joined { client, request } => {
+            Then::Joined { client, request, .. } => {
                 let attached = self.directory.members().map(|(member, m)| (member, m.address)).collect();
                 self.reply(
                     client,
@@ -321,6 +322,10 @@ impl Role {
                 );
             }
             Then::Left { client, request } => self.reply(client, &Reply::Left { request }),
+            Then::Told { member, evictions } => self.set_word(member, |w| {
+                let told = w.reader() == ReaderState::Evicted && w.evictions() == evictions;
+                if told { w.with_reader(ReaderState::None) } else { w }
+            }),
             Then::Departed { member, client, acknowledged } => {
                 let mut pidfd = None;
                 if let Some(mut client) = client {
@@ -331,7 +336,6 @@ impl Role {
                 }
                 // One that was stopped in between may have taken sleepers' bits away that are not its own any more.
                 self.shared.wake_everyone();
-                self.evictions.remove(&member);
                 self.retired.push(Retired { member, stamp, acknowledged, pidfd });
                 self.next_housekeeping = self.next_housekeeping.min(Instant::now() + HOUSEKEEPING);
             }

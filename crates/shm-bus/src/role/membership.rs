@@ -72,21 +72,27 @@ impl Role {
             self.reply(n, &Reply::Failed { request, failure });
             return;
         }
-        if let Err(failure) = self.count_reader(member, policy) {
-            self.reply(n, &Reply::Failed { request, failure });
-            return;
+        // Whoever evicted it may not have come to say so. Its record comes before the next that it joins with.
+        self.record_eviction(member.id);
+        match self.count_reader(member, policy) {
+            Ok(first) => {
+                self.enqueue(
+                    Record::Joined { member, addresses },
+                    Then::Joined { client: n, request, first },
+                );
+            }
+            Err(failure) => self.reply(n, &Reply::Failed { request, failure }),
         }
-        self.enqueue(Record::Joined { member, addresses }, Then::Joined { client: n, request });
     }
 
-    /// Makes a reader count, with the policy it asks for.
-    fn count_reader(&self, member: MemberId, policy: WirePolicy) -> core::result::Result<(), Failure> {
+    /// Makes a reader count, with the policy it asks for. `true` if it has not counted before.
+    fn count_reader(&self, member: MemberId, policy: WirePolicy) -> core::result::Result<bool, Failure> {
         let (id, sequencer) = (AttachmentId(member.id), &self.shared.sequencer);
         let present = sequencer.members().read(id);
         let (counts, evictions) = (present.word.counts(), present.word.evictions());
         let (policy, deadline, max_lag) = match policy {
-            WirePolicy::Lossy => return Ok(()),
-            WirePolicy::AsBefore if counts => return Ok(()),
+            WirePolicy::Lossy => return Ok(false),
+            WirePolicy::AsBefore if counts => return Ok(false),
             WirePolicy::AsBefore if evictions < WORN => {
                 (Policy::Block, DEFAULT_DEADLINE.as_millis() as u64, 0)
             }
@@ -106,7 +112,28 @@ impl Role {
             w.with_reader(reader).with_policy(policy)
         });
         self.shared.sequencer.refresh_eviction_lag();
-        Ok(())
+        Ok(!counts)
+    }
+
+    /// A ring that is full at `stamp` may be held by the floors of readers whose join records wait for room in it. They
+    /// start behind their records, so their floors may follow. `true` if one did.
+    pub(super) fn raise_floors(&self, stamp: u64) -> bool {
+        let members = self.shared.sequencer.members();
+        let mut raised = false;
+        for (record, then) in &self.queue {
+            if let (Some(Record::Joined { member, .. }), Then::Joined { first: true, .. }) = (record, then) {
+                let reader = members.read(AttachmentId(member.id));
+                if reader.word.generation() == member.generation && reader.floor < stamp {
+                    let id = AttachmentId(member.id);
+                    members.set_reader(id, stamp, reader.deadline, reader.max_lag);
+                    raised = true;
+                }
+            }
+        }
+        if raised {
+            self.shared.release_space();
+        }
+        raised
     }
 
     pub(super) fn leave(&mut self, n: u64, member: MemberId, request: u64, addresses: Vec<u64>, last: bool) {
@@ -121,15 +148,13 @@ impl Role {
         self.enqueue(Record::Left { member, addresses }, Then::Left { client: n, request });
     }
 
-    /// Publishes the record of an eviction that somebody has made, once.
+    /// Publishes the record of an eviction that somebody has made, once: then the member word no longer asks for it.
     pub(super) fn record_eviction(&mut self, id: u16) {
         let word = self.shared.sequencer.members().word(AttachmentId(id));
         let member = MemberId { id, generation: word.generation() };
-        if word.reader() == ReaderState::Evicted
-            && self.directory.has(member)
-            && self.evictions.insert(member, word.evictions()) != Some(word.evictions())
-        {
-            self.enqueue(Record::Evicted { member }, Then::Nothing);
+        let waits = self.queued().any(|r| matches!(r, Record::Evicted { member: other } if *other == member));
+        if word.reader() == ReaderState::Evicted && self.directory.has(member) && !waits {
+            self.enqueue(Record::Evicted { member }, Then::Told { member, evictions: word.evictions() });
         }
     }
 }

@@ -47,16 +47,17 @@ impl Role {
                 continue;
             }
             match word.attach() {
-                AttachState::Joining => {
-                    self.set_word(member, |w| {
-                        w.with_attach(AttachState::Free).with_reader(ReaderState::None)
-                    });
+                // One whose term has passed on without its knowledge must not let go of somebody whom its successor
+                // admits: that one's word could only be seen in the successor's term.
+                AttachState::Joining if !self.is_fenced() => {
+                    let free = word.with_attach(AttachState::Free).with_reader(ReaderState::None);
+                    let _ = self.shared.sequencer.members().exchange(id, word, free);
                 }
                 AttachState::Live => self.retire(member, None, Departure::Closed, false),
                 AttachState::Departed => {
                     self.retired.push(Retired { member, stamp, acknowledged: true, pidfd: None });
                 }
-                AttachState::Free => {}
+                AttachState::Free | AttachState::Joining => {}
             }
         }
     }

@@ -1,0 +1,145 @@
+//! The role between two of its steps, played by hand: no control thread runs here.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+use crate::attach::{self, Attached, Place};
+use crate::publisher::{Envelope, Publisher};
+use crate::{AttachOptions, MasterMode};
+
+/// A bus of 256 slots whose founder is its only attachment, in a runtime directory of its own.
+struct Hand {
+    role: Role,
+    shared: Arc<Shared>,
+    place: Option<Place>,
+    directory: PathBuf,
+}
+
+impl Hand {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("shm-bus-role-{}-{n}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let options = AttachOptions {
+            master: MasterMode::Only,
+            log2_slots: 8,
+            ring_bytes: 1 << 16,
+            headers: 64,
+            runtime_directory: Some(directory.clone()),
+            ..Default::default()
+        };
+        let Attached { parted, place } = attach::attach("test", &options).unwrap();
+        let role = parted.role.expect("it has founded the bus");
+        Hand { role, shared: parted.shared, place: Some(place), directory }
+    }
+
+    fn group(&mut self, name: &str) -> Address {
+        self.role.open(FIRST_CLIENT, 0, vec![name.into()]);
+        assert!(self.role.tick().is_ok());
+        self.role.directory.group_named(name).unwrap()
+    }
+
+    fn join(&mut self, group: Address) {
+        let policy = WirePolicy::Block { deadline: 10_000 };
+        self.role.join(FIRST_CLIENT, self.shared.member, 0, vec![group.0], policy);
+    }
+
+    fn word(&self) -> MemberWord {
+        self.role.word(self.shared.member)
+    }
+
+    /// What a publisher does that is killed right behind its swap.
+    fn evict_in_silence(&self) {
+        let word = self.word();
+        let evicted = word.with_reader(ReaderState::Evicted).with_eviction();
+        self.shared.sequencer.members().exchange(self.shared.owner().id, word, evicted).unwrap();
+    }
+
+    /// The records that wait for the order, by name.
+    fn waiting(&self) -> Vec<&'static str> {
+        let name = |record: &Record| match record {
+            Record::Evicted { .. } => "evicted",
+            Record::Joined { .. } => "joined",
+            _ => "other",
+        };
+        self.role.queued().map(name).collect()
+    }
+}
+
+impl Drop for Hand {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            place.clear_if_last();
+        }
+        if !std::thread::panicking() {
+            std::fs::remove_dir(&self.directory).expect("nothing is left behind");
+        }
+    }
+}
+
+#[test]
+fn a_join_record_is_not_held_up_by_the_floor_of_its_reader() {
+    let mut hand = Hand::new();
+    let (g, other) = (hand.group("g"), hand.group("other"));
+    let mut publisher = Publisher::new(hand.shared.clone()).unwrap();
+    hand.join(g);
+    let floor = hand.shared.sequencer.members().read(hand.shared.owner().id).floor;
+    // The role stands between floor and record for as long as others take to fill the ring.
+    while publisher.publish(&[other], b"x", Envelope::default()).is_ok() {}
+    assert_eq!(hand.shared.sequencer.find().unwrap().stamp, floor + 256);
+    assert!(hand.role.tick().is_ok());
+    assert!(hand.waiting().is_empty(), "the record is in the order");
+    assert!(hand.word().counts(), "its reader has its place");
+    publisher.publish(&[other], b"x", Envelope::default()).unwrap();
+}
+
+#[test]
+fn a_reader_that_counts_already_keeps_its_floor() {
+    let mut hand = Hand::new();
+    let (g, other) = (hand.group("g"), hand.group("other"));
+    let mut publisher = Publisher::new(hand.shared.clone()).unwrap();
+    hand.join(g);
+    assert!(hand.role.tick().is_ok());
+    let floor = hand.shared.sequencer.members().read(hand.shared.owner().id).floor;
+    hand.join(other);
+    while publisher.publish(&[other], b"x", Envelope::default()).is_ok() {}
+    assert!(hand.role.tick().is_ok());
+    assert_eq!(hand.waiting(), ["joined"]);
+    assert_eq!(hand.shared.sequencer.members().read(hand.shared.owner().id).floor, floor);
+}
+
+#[test]
+fn an_eviction_that_nobody_reported_is_recorded_before_its_reader_joins_again() {
+    let mut hand = Hand::new();
+    let g = hand.group("g");
+    hand.join(g);
+    assert!(hand.role.tick().is_ok());
+    for _ in 0..2 {
+        hand.evict_in_silence();
+        hand.join(g);
+        assert_eq!(hand.waiting(), ["evicted", "joined"]);
+        assert!(hand.role.tick().is_ok());
+        assert!(hand.word().counts());
+    }
+}
+
+#[test]
+fn an_eviction_is_recorded_once_whoever_looks() {
+    let mut hand = Hand::new();
+    let g = hand.group("g");
+    hand.join(g);
+    assert!(hand.role.tick().is_ok());
+    hand.evict_in_silence();
+    for _ in 0..2 {
+        hand.role.record_eviction(hand.shared.member.id);
+        assert_eq!(hand.waiting(), ["evicted"]);
+    }
+    assert!(hand.role.tick().is_ok());
+    // Nor does a successor find anything to say.
+    assert_eq!((hand.word().reader(), hand.word().evictions()), (ReaderState::None, 1));
+    hand.role.record_eviction(hand.shared.member.id);
+    assert!(hand.waiting().is_empty());
+}
