@@ -101,6 +101,20 @@ async function mochaTest(name) {
   count(title, ok, sum);
 }
 
+/** The quick part of the models: each variant counts as a test. */
+async function modelTest() {
+  const title = "models";
+  heading(title);
+  const sum = { passed: 0, failed: 0, skipped: 0 };
+  const onLine = (line) => {
+    const found = line.match(/^models: (\d+) as they say, (\d+) not$/);
+    if (found !== null) [sum.passed, sum.failed] = [Number(found[1]), Number(found[2])];
+    if (line.startsWith("The models are skipped: ")) sum.skipped = 1;
+  };
+  const ok = await run([process.execPath, join(root, "scripts/models.mjs"), "--quick"], { onLine });
+  count(title, ok || sum.skipped > 0, sum);
+}
+
 const bin = (path) => join(root, "node_modules", path);
 const files = (path, pattern) => {
   const dir = join(root, path);
@@ -128,6 +142,7 @@ if (wants("rust")) {
       CARGO_TARGET_DIR: join(root, "target/loom"),
     });
   }
+  await modelTest();
 }
 
 if (wants("ts")) {
