@@ -206,6 +206,14 @@ impl<'a> Members<'a> {
             .map_err(MemberWord)
     }
 
+    /// Takes the place of a reader that was in the way when its word was `seen`. `true` if it did: of several who try, one.
+    /// Counted, so that nobody who is late takes the place that the reader has taken since.
+    pub fn evict(&self, id: AttachmentId, seen: MemberWord) -> bool {
+        seen.reader() == ReaderState::Live
+            && seen.policy() != Policy::Pinned
+            && self.exchange(id, seen, seen.with_reader(ReaderState::Evicted).with_eviction()).is_ok()
+    }
+
     /// Stores what the master's role decides of a reader before it counts.
     pub fn set_reader(&self, id: AttachmentId, floor: u64, deadline: u64, max_lag: u64) {
         let entry = Self::entry(id);

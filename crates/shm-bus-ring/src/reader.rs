@@ -236,7 +236,8 @@ fn check(
     }
     let header = Header::load(&view.entry(entry));
     fence(Ordering::Acquire);
-    let after = view.load(first + at::STAMP, Ordering::Relaxed);
+    // Acquire: a reader that finds its frame gone finds in its member word that it was evicted (SYNC evict).
+    let after = view.load(first + at::STAMP, Ordering::Acquire);
     if after != stamp.0 {
         return Err(Violation::Stamp(id, after));
     }

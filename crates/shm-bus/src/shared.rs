@@ -399,11 +399,7 @@ impl Shared {
 
     /// Takes the place of a reader whose time is up, as its own policy says. `true` if it did.
     pub fn evict(&self, id: AttachmentId, word: MemberWord) -> bool {
-        if word.reader() != ReaderState::Live || word.policy() == Policy::Pinned {
-            return false;
-        }
-        let evicted = word.with_reader(ReaderState::Evicted).with_eviction();
-        if self.sequencer.members().exchange(id, word, evicted).is_err() {
+        if !self.sequencer.members().evict(id, word) {
             return false;
         }
         self.release_space();
