@@ -15,7 +15,7 @@ use shm_bus_os::{Channel, EventFd, Listener, Name, OsError, Received, Sent, Word
 use shm_bus_ring::layout::payload;
 use shm_bus_ring::{
     Address, AttachState, AttachmentId, Bucket, BucketSet, Lane, LaneKind, MemberWord, Ordering as Memory,
-    Owner, Peers, Policy, ReaderState, Sequencer, SleepKind, View, fence,
+    Owner, Peers, ReaderState, Sequencer, SleepKind, View, fence,
 };
 
 use self::positions::Positions;
