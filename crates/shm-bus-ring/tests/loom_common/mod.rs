@@ -189,6 +189,12 @@ impl Bus {
     }
 }
 
+/// Memory of its own, all of whose words are shared.
+pub fn memory(words: Vec<(u64, u64)>) -> Region {
+    let clock = Clock::new();
+    Region::sparse(1 << 30, words, std::sync::Arc::new(move |_| clock.tick()))
+}
+
 fn sequencer_words(log2_slots: u32, readers: &[(ReaderState, u64)]) -> Vec<(u64, u64)> {
     let mut words = vec![
         (sequencer::HINT, 1),
