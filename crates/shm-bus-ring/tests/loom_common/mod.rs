@@ -165,6 +165,27 @@ impl Bus {
         body: u64,
         exact: impl FnMut(u64) -> Result<(), ()>,
     ) -> Result<Published, PublishError<()>> {
+        self.send(lane, owner(id), kind, body, exact)
+    }
+
+    /// A message by an owner of any generation.
+    pub fn publish_as(
+        &self,
+        lane: &mut Lane,
+        owner: Owner,
+        body: u64,
+    ) -> Result<Published, PublishError<()>> {
+        self.send(lane, owner, Kind::Message, body, |_| Ok(()))
+    }
+
+    fn send(
+        &self,
+        lane: &mut Lane,
+        owner: Owner,
+        kind: Kind,
+        body: u64,
+        exact: impl FnMut(u64) -> Result<(), ()>,
+    ) -> Result<Published, PublishError<()>> {
         let mut peers = self.pages.clone();
         let length = if kind == Kind::Control { 0 } else { 8 };
         let loan = lane.loan(&self.sequencer, &mut peers, length)?;
@@ -173,7 +194,7 @@ impl Bus {
         }
         let message = Message { destinations: &[group()], topic: body, descriptors: 0, time: 0 };
         let frames = [(loan, kind, message, length)];
-        let result = lane.publish(&self.sequencer, &mut peers, owner(id), &frames, exact);
+        let result = lane.publish(&self.sequencer, &mut peers, owner, &frames, exact);
         if result.is_err() {
             let [(loan, ..)] = frames;
             lane.abandon(loan);
