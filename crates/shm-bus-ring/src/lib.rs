@@ -53,5 +53,5 @@ pub use reader::{Frame, MAX_DESTINATIONS, Place, Reader, Sender, Senders, Step, 
 pub use sequencer::{Found, Sequencer, Spoiled};
 pub use sleep::{SleepKind, Sleepers};
 pub use slot::SlotWord;
-pub use term::{Control, Fenced};
+pub use term::{Control, Fenced, Proof};
 pub use wake::{Sleeper, Waker};

@@ -34,12 +34,39 @@ impl Control {
     pub fn is_of(self, term: u64) -> bool {
         self.term() == term & Self::TERM
     }
+}
 
-    /// What to compare with later: as long as the word is this one, no control record has entered the order since it was
-    /// loaded (SYNC control). None while one may be on its way.
+/// What a publisher knows of the control records: whether one may have entered the order since it applied them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Proof(Option<Control>);
+
+impl Proof {
+    /// Whether none has: everything below a slot that was found before has been applied (SYNC control). One load.
     #[inline(always)]
-    pub fn proof(self) -> Option<Control> {
-        (!self.is_busy()).then_some(self)
+    pub fn holds(&self, sequencer: &Sequencer) -> bool {
+        self.0 == Some(sequencer.control())
+    }
+
+    /// Applies what may be missing below `stamp`, all of whose slots were found filled.
+    ///
+    /// # Errors
+    /// What `apply` says; then nothing is proven.
+    pub fn renew<E>(
+        &mut self,
+        sequencer: &Sequencer,
+        stamp: u64,
+        apply: impl FnOnce(Control) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let control = sequencer.control();
+        if self.0 != Some(control) {
+            self.0 = None;
+            apply(control)?;
+            // A record that is announced from now on changes the word. Nothing is known of one that was on its way, nor of
+            // one that had got into the order at `stamp` or above when the word was loaded: then the slot is filled by now.
+            let complete = !control.is_busy() && !sequencer.is_filled(stamp);
+            self.0 = complete.then_some(control);
+        }
+        Ok(())
     }
 }
 
@@ -133,10 +160,10 @@ mod tests {
         assert_eq!(s.take_term((0, AttachmentId(0)), AttachmentId(3)), Ok(1));
         assert_eq!(s.take_term((0, AttachmentId(0)), AttachmentId(4)), Err((1, AttachmentId(3))));
         s.announce_control(1);
-        assert!(s.control().is_busy() && s.control().proof().is_none());
+        assert!(s.control().is_busy());
         s.settle_control(1);
         let settled = s.control();
-        assert_eq!((settled.proof(), settled.is_of(1)), (Some(settled), true));
+        assert!(settled.is_of(1) && !settled.is_busy());
         s.announce_control(0);
         assert_eq!(s.control(), settled, "a stale term moves nothing");
     }

@@ -6,7 +6,7 @@
 use std::sync::PoisonError;
 
 use shm_bus_ring::{
-    AttachmentId, Bucket, BucketSet, Control, Reader, Senders, Sequencer, Stamp, Step, intact,
+    AttachmentId, Bucket, BucketSet, Control, Proof, Reader, Senders, Sequencer, Stamp, Step, intact,
 };
 
 use crate::directory::Directory;
@@ -20,8 +20,8 @@ pub(crate) struct Replica {
     directory: Directory,
     /// Every slot below has been looked at.
     applied: u64,
-    /// The sequencer's control word when it last proved that nothing is missing; none if it has to be looked at.
-    proven: Option<Control>,
+    /// That every control record below the slot found last is applied.
+    proof: Proof,
 }
 
 /// The role-holders' memories: the only ones a control record can come from.
@@ -42,7 +42,7 @@ impl Senders for Masters<'_> {
 
 impl Replica {
     pub fn new(shared: &Shared) -> Result<Self> {
-        let mut replica = Replica { directory: Directory::new(), applied: 1, proven: None };
+        let mut replica = Replica { directory: Directory::new(), applied: 1, proof: Proof::default() };
         replica.reload(shared)?;
         Ok(replica)
     }
@@ -60,16 +60,19 @@ impl Replica {
     /// Whether nothing has changed since the last [`Replica::catch_up`]: one load.
     #[inline(always)]
     pub fn is_current(&self, sequencer: &Sequencer) -> bool {
-        self.proven == Some(sequencer.control())
+        self.proof.holds(sequencer)
     }
 
     /// Applies every control record below `stamp`, all of whose slots are filled.
     pub fn catch_up(&mut self, shared: &Shared, stamp: u64) -> Result<()> {
-        // SYNC control: loaded before the slots are read and not busy, it proves that no later record is below `stamp`.
-        let control = shared.sequencer.control();
-        if self.proven == Some(control) {
-            return Ok(());
-        }
+        let mut proof = self.proof;
+        let outcome =
+            proof.renew(&shared.sequencer, stamp, |control| self.apply_below(shared, stamp, control));
+        self.proof = proof;
+        outcome
+    }
+
+    fn apply_below(&mut self, shared: &Shared, stamp: u64, control: Control) -> Result<()> {
         let half = shared.sequencer.slot_count() / 2;
         for _ in 0..100 {
             if stamp.saturating_sub(self.applied) >= half {
@@ -85,7 +88,6 @@ impl Replica {
             }
             if self.read_records(shared, stamp) {
                 self.applied = self.applied.max(stamp);
-                self.proven = control.proof();
                 return Ok(());
             }
             self.reload(shared)?;
