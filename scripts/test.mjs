@@ -137,7 +137,7 @@ if (wants("lint")) {
 if (wants("rust")) {
   await cargoTest("cargo test", ["--workspace"], {});
   if (files("crates/shm-bus-ring/tests", /^loom_.*\.rs$/).length > 0) {
-    await cargoTest("loom", ["--release", "-p", "shm-bus-ring", "--test", "loom_*"], {
+    await cargoTest("loom", ["--profile", "loom", "-p", "shm-bus-ring", "--test", "loom_*"], {
       RUSTFLAGS: `${process.env.RUSTFLAGS ?? ""} --cfg loom`.trim(),
       CARGO_TARGET_DIR: join(root, "target/loom"),
     });

@@ -7,8 +7,8 @@ use loom::thread;
 use loom_common::{Bus, bucket, model, set};
 use shm_bus_ring::layout::{header, payload};
 use shm_bus_ring::{
-    AttachmentId, Gate, Kind, Lane, LaneKind, Ordering, PublishError, Reader, ReaderState, Sequencer, Stamp,
-    Step, fence, intact,
+    AttachmentId, Gate, Kind, Lane, LaneKind, Ordering, PublishError, Reader, ReaderState, Stamp, Step,
+    fence, intact,
 };
 
 const NONE: (ReaderState, u64) = (ReaderState::None, 0);
@@ -17,90 +17,91 @@ const FIRST: (ReaderState, u64) = (ReaderState::Live, 1);
 
 const JOINER: u16 = 0;
 const OTHER: u16 = 1;
-const PUBLISHER: u16 = 2;
 
-/// A publisher whose gate does not count the slot that it found before the first cursor.
-fn publish_with_gate_of_cursors_alone(bus: &Bus) {
-    let mut gate = Gate::default();
-    for _ in 0..3 {
-        let found = bus.sequencer.find().unwrap();
-        if found.stamp.saturating_sub(gate.cached()) >= bus.sequencer.slot_count() {
-            gate.scan(&bus.sequencer, u64::MAX, &mut bus.pages.clone());
-            if found.stamp.saturating_sub(gate.cached()) >= bus.sequencer.slot_count() {
-                return;
-            }
-        }
-        let word = bus.sequencer.slot(found.stamp);
-        let old = found.stamp - bus.sequencer.slot_count();
-        if word.laps_ahead(old, bus.sequencer.log2_slots()) == 0
-            && bus.swap(PUBLISHER, found.stamp, word, Ordering::SeqCst)
-        {
-            return;
-        }
-    }
+#[derive(Clone, Copy, PartialEq)]
+enum Scan {
+    /// As it is.
+    Kept,
+    /// The slot that was found does not count.
+    WithoutSlot,
+    /// The slot is found after the cursors were read.
+    SlotLast,
+    /// The reader counts from its record on, not before.
+    RecordFirst,
 }
 
-/// Two slots, full. One publisher scans while a reader joins and the other reader lets the order go on.
-fn join(preemptions: Option<usize>, with_slot: bool) {
-    model(preemptions, move || {
+/// Two slots, full. One publisher scans while a reader joins and the other reader lets the order go on. What it computes
+/// holds for ever: nothing from the joiner's start on is below it.
+fn join(rule: Scan) {
+    model(Some(2), move || {
         let bus = Bus::new(1, 2, &[NONE, FIRST, NONE]);
         let mut lane = bus.lane(OTHER, LaneKind::Data);
         bus.publish(&mut lane, OTHER, Kind::Message, 1).unwrap();
         let there = bus.clone();
         let publisher = thread::spawn(move || {
-            if with_slot {
-                let mut lane = there.lane(PUBLISHER, LaneKind::Data);
-                let result = there.publish(&mut lane, PUBLISHER, Kind::Message, 9);
-                assert!(matches!(result, Ok(_) | Err(PublishError::Full(_))), "{result:?}");
-            } else {
-                publish_with_gate_of_cursors_alone(&there);
+            let (s, mut pages, mut gate) = (&there.sequencer, there.pages.clone(), Gate::default());
+            let found = || s.find().unwrap().stamp;
+            match rule {
+                Scan::WithoutSlot => gate.scan(s, u64::MAX, &mut pages),
+                Scan::SlotLast => {
+                    gate.scan(s, u64::MAX, &mut pages);
+                    return gate.cached().min(found());
+                }
+                _ => gate.scan(s, found(), &mut pages),
             }
+            gate.cached()
         });
 
-        let tail = |s: &Sequencer| s.find().unwrap().stamp;
+        let s = &bus.sequencer;
+        let tail = || s.find().unwrap().stamp;
         bus.store_cursor(OTHER, 2);
-        let floor = tail(&bus.sequencer);
-        bus.sequencer.members().set_reader(AttachmentId(JOINER), floor, 0, 0);
-        bus.set_reader_state(JOINER, ReaderState::Live);
+        let count = || {
+            s.members().set_reader(AttachmentId(JOINER), tail(), 0, 0);
+            bus.set_reader_state(JOINER, ReaderState::Live);
+        };
+        if rule != Scan::RecordFirst {
+            count();
+        }
         let mut control = bus.lane(OTHER, LaneKind::Control);
-        let mut joined = None;
-        for _ in 0..2 {
-            match bus.publish(&mut control, OTHER, Kind::Control, 0) {
-                Ok(published) => {
-                    joined = Some(published.stamp.0);
-                    break;
-                }
-                Err(PublishError::Full(_)) => bus.store_cursor(OTHER, tail(&bus.sequencer)),
-                Err(e) => panic!("{e:?}"),
-            }
+        let joined = bus.publish(&mut control, OTHER, Kind::Control, 0).unwrap().stamp.0;
+        let start = joined + 1;
+        // Others fill a lap behind the record, and read it.
+        for stamp in [start, start + 1] {
+            bus.store_cursor(OTHER, stamp);
+            let word = s.slot(stamp);
+            assert!(bus.swap(OTHER, stamp, word, Ordering::SeqCst));
         }
-        let joined = joined.expect("room for the record");
-        bus.store_cursor(JOINER, joined + 1);
-        for body in 2..4 {
-            bus.store_cursor(OTHER, tail(&bus.sequencer));
-            let _ = bus.publish(&mut lane, OTHER, Kind::Message, body);
+        bus.store_cursor(OTHER, start + 2);
+        if rule == Scan::RecordFirst {
+            count();
         }
-        bus.store_cursor(OTHER, tail(&bus.sequencer));
-        publisher.join().unwrap();
-
-        let mut position = joined + 1;
-        while bus.sequencer.is_filled(position) {
-            let word = bus.sequencer.slot(position);
-            assert_eq!(word.laps_ahead(position, 1), 0, "the joiner was overrun");
-            position += 1;
-        }
+        bus.store_cursor(JOINER, start);
+        let gate = publisher.join().unwrap();
+        assert!(gate <= start, "the joiner at {start} was overrun by a gate of {gate}");
     });
 }
 
 #[test]
 fn a_joiner_is_never_overrun() {
-    join(Some(2), true);
+    join(Scan::Kept);
 }
 
 #[test]
-#[should_panic = "the joiner was overrun"]
+#[should_panic = "was overrun"]
 fn a_gate_without_the_found_slot_overruns_a_joiner() {
-    join(Some(2), false);
+    join(Scan::WithoutSlot);
+}
+
+#[test]
+#[should_panic = "was overrun"]
+fn a_gate_with_a_slot_found_after_the_cursors_overruns_a_joiner() {
+    join(Scan::SlotLast);
+}
+
+#[test]
+#[should_panic = "was overrun"]
+fn a_joiner_that_counts_after_its_record_is_overrun() {
+    join(Scan::RecordFirst);
 }
 
 fn body(bus: &Bus, offset: u64) -> u64 {
