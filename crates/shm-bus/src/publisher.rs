@@ -359,6 +359,8 @@ impl Publisher {
         let mut gate = shm_bus_ring::Gate::default();
         gate.scan(&self.shared.sequencer, found.stamp, &mut MappedPeers(&self.shared));
         if found.stamp - gate.cached() >= self.shared.sequencer.slot_count() {
+            // Who sleeps may hold it: those that filled it since may have been killed before they woke anybody.
+            self.shared.wake(Bucket::MIXED, found.stamp, &mut self.waker);
             let full =
                 Full { shortage: shm_bus_ring::Shortage::Slots, stamp: found.stamp, holder: gate.slowest() };
             return Ok(self.stall.relieve(&self.shared, &full, &gate));

@@ -282,6 +282,25 @@ fn a_reader_that_goes_to_sleep_lets_go_of_what_it_has_passed_over() {
 }
 
 #[test]
+fn whoever_waits_for_space_wakes_who_may_hold_it() {
+    let scratch = Scratch::new();
+    let small = AttachOptions { log2_slots: 8, ..scratch.options() };
+    let attach = || Bus::attach("test", &small).unwrap();
+    let (a, b, c) = (attach(), attach(), attach());
+    let rare = b.subscribe(&["rare".into()], false, patient()).unwrap();
+    let busy = a.create_group("busy", LONG).unwrap();
+    let mut waiting = c.publisher().unwrap();
+    b.arm(rare.buckets());
+    let mut publisher = a.publisher().unwrap();
+    while publisher.publish(&[busy], b"x", Envelope::default()).is_ok() {}
+    // As if every publisher so far had been killed between its slot and its wake.
+    b.drain_wakes();
+    assert!(!waiting.is_writable().unwrap());
+    assert!(is_signalled(&b));
+    b.disarm(rare.buckets());
+}
+
+#[test]
 fn a_closed_attachment_leaves_the_bits_of_its_ids_next_owner_alone() {
     let scratch = Scratch::new();
     let (a, blocker) = (scratch.attach(), scratch.attach());
