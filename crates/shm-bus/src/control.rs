@@ -304,7 +304,7 @@ impl Control {
         // Whoever was to answer may be gone too. It leaves no channel behind that could say so: it had yet to take it.
         let expected = lost || self.unanswered.is_some();
         if expected && term != known && said != Heard::Answer && self.watch.is_successor_gone(&self.shared) {
-            self.take_over(term, self.is_only_candidate());
+            self.take_over(term, self.silence.is_hopeless(now) || self.is_only_candidate());
             return;
         }
         match said {

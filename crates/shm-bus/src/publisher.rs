@@ -103,14 +103,17 @@ impl Publisher {
     /// The address of the group `name`.
     pub fn resolve(&mut self, name: &str) -> Result<Address> {
         self.open()?;
+        let mut behind = None;
         if !self.replica.is_current(&self.shared.sequencer) {
             let tail = self.shared.sequencer.find()?.stamp;
-            self.replica.catch_up(&self.shared, tail)?;
+            behind = self.replica.catch_up(&self.shared, tail).err();
         }
-        self.replica
-            .directory()
-            .group_named(name)
-            .ok_or_else(|| BusError::UnknownGroup { name: name.to_owned() })
+        match (self.replica.directory().group_named(name), behind) {
+            // Groups stay once they are made, whatever the master has left half done.
+            (Some(address), None | Some(BusError::NoMaster { .. })) => Ok(address),
+            (_, Some(error)) => Err(error),
+            (None, None) => Err(BusError::UnknownGroup { name: name.to_owned() }),
+        }
     }
 
     fn open(&self) -> Result<()> {

@@ -81,6 +81,8 @@ fn child() {
             let mut subscription = bus.subscribe(&["g".into()], true, patient()).unwrap();
             read(&mut subscription, 1);
         }
+        // Is there until somebody makes the group that says otherwise.
+        "idle" => until("told to end", || bus.directory().unwrap().group_named("end").is_some()),
         "many" => many(&options, bus),
         other => panic!("no role {other}"),
     }
@@ -271,6 +273,35 @@ fn a_master_is_followed_after_more_than_a_lap_of_traffic_without_a_record() {
         publish(&mut idle, later, b"x");
         agree(&[&successor, &other]);
     }
+}
+
+#[test]
+fn a_reign_that_nobody_has_heard_of_is_followed() {
+    let scratch = Scratch::new();
+    let small = AttachOptions { log2_slots: 8, ..scratch.options() };
+    let attach = || Bus::attach("test", &small).unwrap();
+    let (master, successor) = (attach(), attach());
+    let g = master.create_group("g", LONG).unwrap();
+    let others = ["idle"; 2].map(|role| Child::start(&scratch, role, None));
+    until("everyone is there", || master.directory().unwrap().members().count() == 4);
+    others.iter().for_each(Child::stop);
+    master.close();
+    until("the role has passed on", || successor.is_master());
+    successor.create_group("later", LONG).unwrap();
+    // Whoever did not read the records of this reign in time finds them nowhere.
+    let mut publisher = successor.publisher().unwrap();
+    for _ in 0..300 {
+        publish(&mut publisher, g, b"x");
+    }
+    drop(publisher);
+    successor.close();
+    others.iter().for_each(|other| other.signal("CONT"));
+    let newcomer = attach();
+    assert_eq!(newcomer.publisher().unwrap().resolve("g").unwrap(), g);
+    until("the others know", || newcomer.directory().unwrap().members().count() == 3);
+    newcomer.create_group("end", LONG).unwrap();
+    others.into_iter().for_each(Child::finish);
+    newcomer.close();
 }
 
 #[test]
