@@ -26,7 +26,8 @@ pub struct Stage {
     pub slow: Option<(Subscription, Bus)>,
     /// What the stepped process may read.
     pub before: usize,
-    /// What this process held when only the members were there.
+    /// What this process held before the bus was, and when only the members were there.
+    pub at_first: Held,
     pub held: Held,
 }
 
@@ -34,6 +35,7 @@ impl Stage {
     /// The child is forked while this process has one thread; then the others attach, then the child.
     fn set(op: Op, report: &Report, hurried: bool) -> Outcome<Stage> {
         let scratch = Scratch::new()?;
+        let at_first = Held::now()?;
         let options = scratch.options();
         report.clear();
         let child = Tracee::start_later(|| {
@@ -48,8 +50,9 @@ impl Stage {
         go_on(&mut members, 2)?;
         let held = Held::now()?;
         report.say(PRESENT, &[], &[]);
-        let mut stage =
-            Stage { scratch, report: report.clone(), victim: child, members, slow: None, before: 0, held };
+        let (report, victim) = (report.clone(), child);
+        let mut stage = Stage { scratch, report, victim, members, slow: None, before: 0, at_first, held };
+        let report = stage.report.clone();
         if op.reads() || op.publishes() {
             until("the process is attached", || report.heard(READY).is_some() || !stage.victim.is_alive())?;
             stage.prepare(op)?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use shm_bus::Bus;
 
-use super::leftovers::{NAME, Scratch, said};
+use super::leftovers::{Held, NAME, Scratch, said};
 use super::member::{LAPS, Member, agree, go_on};
 use super::operation::{FIRST, READY, SECOND};
 use super::verdict;
@@ -16,6 +16,7 @@ use crate::trace::process::{HANG, reap, spawn, until};
 /// `at` is the moment, in steps of 20 microseconds: all of them together are as long as an attach may take.
 pub fn case(at: usize, report: &Report) -> Outcome<Note> {
     let scratch = Scratch::new()?;
+    let before = Held::now()?;
     let options = scratch.options();
     report.clear();
     let pid = said(
@@ -59,6 +60,6 @@ pub fn case(at: usize, report: &Report) -> Outcome<Note> {
     let wait = go_on(&mut members, LAPS)?;
     verdict::same_order(&members)?;
     agree(&members, 0)?;
-    verdict::end_well(scratch, members)?;
+    verdict::end_well(&scratch, &before, members)?;
     Ok(Note { longest_wait: wait.as_millis() as u64, ..Note::default() })
 }

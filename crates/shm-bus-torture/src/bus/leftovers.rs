@@ -42,8 +42,6 @@ pub fn clear_after_the_dead() {
 /// A private runtime directory.
 pub struct Scratch {
     path: PathBuf,
-    /// What this process had open before.
-    before: Held,
 }
 
 impl Scratch {
@@ -52,7 +50,7 @@ impl Scratch {
         let _ = fs::remove_dir_all(&path);
         said("mkdir", fs::DirBuilder::new().mode(0o700).create(&path))?;
         said("chmod", fs::set_permissions(&path, fs::Permissions::from_mode(0o700)))?;
-        Ok(Scratch { path, before: Held::now()? })
+        Ok(Scratch { path })
     }
 
     pub fn options(&self) -> AttachOptions {
@@ -70,8 +68,8 @@ impl Scratch {
         said("attach", Bus::attach(NAME, &self.options()))
     }
 
-    /// After the last one has closed there is no file, no map and no descriptor of the bus.
-    pub fn leave_nothing(self, members: Vec<Member>) -> Outcome<()> {
+    /// After the last one has closed there is no file of the bus, and this process has what it had `before`.
+    pub fn leave_nothing(&self, before: &Held, members: Vec<Member>) -> Outcome<()> {
         members.into_iter().for_each(Member::close);
         let left: Vec<_> = said("readdir", fs::read_dir(&self.path))?
             .filter_map(|entry| Some(entry.ok()?.file_name()))
@@ -80,13 +78,7 @@ impl Scratch {
             return Err(format!("left behind: {left:?}"));
         }
         let now = Held::now()?;
-        if now != self.before {
-            return Err(format!(
-                "after the end this process has {now:?}, before the bus it had {:?}",
-                self.before
-            ));
-        }
-        Ok(())
+        if now == *before { Ok(()) } else { Err(format!("after the bus {now:?}, before it {before:?}")) }
     }
 }
 

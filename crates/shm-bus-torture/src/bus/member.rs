@@ -131,16 +131,34 @@ pub fn go_on(members: &mut [Member], count: u64) -> Outcome<Duration> {
 
 /// Everyone lists the living ones, and `others`, and nobody else; one of all is the master.
 pub fn agree(members: &[Member], others: usize) -> Outcome<()> {
-    until("the directory lists the living ones only", || {
+    let agreed = until("the directory lists the living ones only", || {
         members.iter().all(|m| {
             m.bus.directory().is_ok_and(|d| {
                 d.members().count() == members.len() + others && members.iter().all(|o| d.has(o.bus.member()))
             })
         })
-    })?;
+    });
+    agreed.map_err(|why| format!("{why}: {}", described(members)))?;
     match members.iter().filter(|m| m.bus.is_master()).count() {
         1 => Ok(()),
         0 if others > 0 => Ok(()),
         n => Err(format!("{n} masters")),
     }
+}
+
+/// Who thinks what.
+fn described(members: &[Member]) -> String {
+    let one = |m: &Member| {
+        let listed = m.bus.directory().map(|d| {
+            let ids: Vec<_> = d.members().map(|(member, _)| (member.id, member.generation)).collect();
+            format!("{ids:?} in term {}", d.term)
+        });
+        let (id, role) = (m.bus.member().id, if m.bus.is_master() { ", the master," } else { "" });
+        format!("{id}{role} sees {listed:?}")
+    };
+    let page = members[0].bus.order_page().map(|page| page.view());
+    let term = page
+        .map_or(0, |page| page.load(shm_bus_ring::layout::sequencer::TERM, shm_bus_ring::Ordering::SeqCst));
+    let seen = members.iter().map(one).collect::<Vec<_>>().join("; ");
+    format!("term {} is that of {}; {seen}", term >> 16, term & 0xFFFF)
 }

@@ -6,6 +6,9 @@ mod founder;
 mod leftovers;
 mod member;
 mod operation;
+mod parties;
+mod role;
+mod survivors;
 mod verdict;
 
 pub use leftovers::{clear_after_the_dead, clear_away};
@@ -44,13 +47,27 @@ pub enum Op {
     Close,
     /// Is the master, and dies while others attach.
     Master,
+    /// Is the master, and lets somebody in.
+    MasterAttach,
+    /// Is the master, and lets somebody join groups.
+    MasterJoin,
+    /// Is the master, and lets somebody leave one.
+    MasterLeave,
+    /// Is the master of one that closes.
+    MasterDetach,
+    /// Is the master of one that is killed.
+    MasterDeath,
+    /// Takes the role of a master that was killed.
+    TakeOver,
+    /// Takes the role of a master that closes.
+    TakeOverClosed,
 }
 
 /// Moments at which a master is killed.
 pub const MASTER_MOMENTS: usize = 500;
 
 impl Op {
-    pub const ALL: [(&str, Op); 13] = [
+    pub const ALL: [(&str, Op); 20] = [
         ("bus-publish", Op::Publish),
         ("bus-publish-ring", Op::PublishRing),
         ("bus-loan", Op::Loan),
@@ -64,6 +81,13 @@ impl Op {
         ("bus-attach", Op::Attach),
         ("bus-close", Op::Close),
         ("bus-master", Op::Master),
+        ("master-attach", Op::MasterAttach),
+        ("master-join", Op::MasterJoin),
+        ("master-leave", Op::MasterLeave),
+        ("master-detach", Op::MasterDetach),
+        ("master-death", Op::MasterDeath),
+        ("take-over", Op::TakeOver),
+        ("take-over-closed", Op::TakeOverClosed),
     ];
 
     pub fn modes(self) -> &'static [Mode] {
@@ -79,9 +103,22 @@ impl Op {
             stride: match self {
                 Op::Attach => 997,
                 Op::Poll => 49,
+                op if op.is_of_the_role() => 199,
                 _ => 7,
             },
         }
+    }
+
+    /// Whether it is the control thread that is stepped.
+    fn is_of_the_role(self) -> bool {
+        self.is_service() || matches!(self, Op::TakeOver | Op::TakeOverClosed)
+    }
+
+    fn is_service(self) -> bool {
+        matches!(
+            self,
+            Op::MasterAttach | Op::MasterJoin | Op::MasterLeave | Op::MasterDetach | Op::MasterDeath
+        )
     }
 
     fn publishes(self) -> bool {
@@ -95,13 +132,17 @@ impl Op {
 
 /// The way of an undisturbed run.
 pub fn trace_of(op: Op, report: &Report) -> Outcome<Trace> {
-    case::trace_of(op, report)
+    match op {
+        op if op.is_of_the_role() => role::trace_of(op, report),
+        op => case::trace_of(op, report),
+    }
 }
 
 /// One case.
 pub fn case(op: Op, mode: Mode, trace: &Trace, at: usize, report: &Report) -> Outcome<Note> {
     match op {
         Op::Master => founder::case(at, report),
-        _ => case::case(op, mode, trace, at, report),
+        op if op.is_of_the_role() => role::case(op, mode, trace, at, report),
+        op => case::case(op, mode, trace, at, report),
     }
 }

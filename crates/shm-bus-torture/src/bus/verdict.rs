@@ -4,7 +4,7 @@ use shm_bus::BusError;
 
 use super::Op;
 use super::case::Stage;
-use super::leftovers::Scratch;
+use super::leftovers::{Held, Scratch};
 use super::member::{Member, agree, go_on, take};
 use super::operation::{VICTIM, planned};
 use crate::Outcome;
@@ -16,7 +16,7 @@ use crate::ring::message::sender_of;
 const NEWCOMER: usize = 3;
 
 pub fn judge(stage: Stage, op: Op, mode: Mode) -> Outcome<()> {
-    let Stage { scratch, report, victim, mut members, slow, before, held } = stage;
+    let Stage { scratch, report, victim, mut members, slow, before, at_first, held } = stage;
     drop(victim);
     if let Some((mut slow, bus)) = slow {
         match take(&mut slow, &mut Vec::new()) {
@@ -55,7 +55,7 @@ pub fn judge(stage: Stage, op: Op, mode: Mode) -> Outcome<()> {
             }
         }
     }
-    end_well(scratch, members)
+    end_well(&scratch, &at_first, members)
 }
 
 /// Two living ones saw one order, from where both were there, and in it each message of the living once.
@@ -77,8 +77,8 @@ pub fn same_order(members: &[Member]) -> Outcome<()> {
 }
 
 /// A newcomer gets everything from its join on, and after everyone's end nothing is left.
-pub fn end_well(scratch: Scratch, mut members: Vec<Member>) -> Outcome<()> {
-    members.push(Member::new(&scratch, NEWCOMER)?);
+pub fn end_well(scratch: &Scratch, before: &Held, mut members: Vec<Member>) -> Outcome<()> {
+    members.push(Member::new(scratch, NEWCOMER)?);
     let count = 3 * members.len() as u64;
     go_on(&mut members, count)?;
     let read = members.last().map_or(0, |m| m.seen.len() as u64);
@@ -86,7 +86,7 @@ pub fn end_well(scratch: Scratch, mut members: Vec<Member>) -> Outcome<()> {
         return Err(format!("a newcomer read {read} of {count}"));
     }
     agree(&members, 0)?;
-    scratch.leave_nothing(members)
+    scratch.leave_nothing(before, members)
 }
 
 fn check_published(op: Op, first: &[Seen], ended: Option<&[Ended]>) -> Outcome<()> {

@@ -126,9 +126,7 @@ impl Op {
                 event.0[0].destinations.push(other_group());
                 vec![event]
             }
-            Op::Reclaim => {
-                [40, 64, 500, 64, 1000, 10].iter().map(|length| world.event(id, &[*length])).collect()
-            }
+            Op::Reclaim => [40, 64, 500, 10].iter().map(|length| world.event(id, &[*length])).collect(),
             Op::Fill => (0..4).map(|_| world.event(id, &[4096])).collect(),
             Op::Renew => (0..3).map(|_| world.event(id, &[4096])).collect(),
             Op::Burst => (0..=BURST).map(|_| world.event(id, &[24])).collect(),

@@ -41,14 +41,12 @@ pub enum Pair {
     EvictAdvance,
     /// Two publishers that take the same reader's place.
     EvictEvict,
-    /// A publisher that takes a reader's place, and the master that lets it go.
-    EvictLeave,
     /// A reader that lets go, and a publisher that falls asleep for want of room.
     AdvanceSpace,
 }
 
 impl Pair {
-    pub const ALL: [(&str, Pair); 11] = [
+    pub const ALL: [(&str, Pair); 10] = [
         ("publish+publish", Pair::PublishPublish),
         ("publish+wait", Pair::PublishWait),
         ("publish+join", Pair::PublishJoin),
@@ -58,7 +56,6 @@ impl Pair {
         ("reclaim+lost", Pair::ReclaimLost),
         ("evict+advance", Pair::EvictAdvance),
         ("evict+evict", Pair::EvictEvict),
-        ("evict+leave", Pair::EvictLeave),
         ("advance+space", Pair::AdvanceSpace),
     ];
 
@@ -73,7 +70,6 @@ impl Pair {
             Pair::ReclaimAdvance | Pair::ReclaimLost => [(Op::Renew, VICTIM), (Op::Poll, SECOND)],
             Pair::EvictAdvance => [(Op::Evict, VICTIM), (Op::Poll, SLOW)],
             Pair::EvictEvict => [(Op::Evict, VICTIM), (Op::Evict, SECOND)],
-            Pair::EvictLeave => [(Op::Evict, VICTIM), (Op::Leave, SECOND)],
             Pair::AdvanceSpace => [(Op::Poll, SLOW), (Op::Space, VICTIM)],
         }
     }
@@ -84,7 +80,7 @@ impl Pair {
             Pair::PublishJoin => Scene::Unheld,
             Pair::ReclaimAdvance => Scene::Held,
             Pair::ReclaimLost => Scene::Lost,
-            Pair::EvictAdvance | Pair::EvictEvict | Pair::EvictLeave => Scene::Full(Policy::Block),
+            Pair::EvictAdvance | Pair::EvictEvict => Scene::Full(Policy::Block),
             Pair::AdvanceSpace => Scene::Full(Policy::Pinned),
             _ => Scene::Plain,
         }
@@ -94,7 +90,7 @@ impl Pair {
     fn evictable(self) -> Option<usize> {
         match self {
             Pair::PublishWait | Pair::ReclaimAdvance => Some(SECOND),
-            Pair::EvictAdvance | Pair::EvictEvict | Pair::EvictLeave | Pair::AdvanceSpace => Some(SLOW),
+            Pair::EvictAdvance | Pair::EvictEvict | Pair::AdvanceSpace => Some(SLOW),
             _ => None,
         }
     }
@@ -187,7 +183,7 @@ pub fn pair_case(world: &mut World, pair: Pair, traces: [&Trace; 2], at: [usize;
     }
     match pair {
         Pair::EvictEvict => judge::lost_its_place_once(world, SLOW)?,
-        Pair::EvictAdvance | Pair::EvictLeave => {
+        Pair::EvictAdvance => {
             let evictions = world.sequencer.members().word(owner(SLOW).id).evictions();
             if evictions > 1 {
                 return Err(format!("the slow reader was evicted {evictions} times"));

@@ -2,5 +2,6 @@
 
 pub mod access;
 pub mod process;
+mod seized;
 pub mod steps;
 pub mod tracee;

@@ -73,3 +73,11 @@ pub fn state(pid: Pid) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
 }
+/// The thread of a process that bears this name.
+pub fn thread_named(pid: Pid, name: &str) -> Option<Pid> {
+    std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten().find_map(|entry| {
+        let comm = std::fs::read_to_string(entry.path().join("comm")).ok()?;
+        let thread = entry.file_name().to_str()?.parse().ok()?;
+        (comm.trim_end() == name).then(|| Pid::from_raw(thread))
+    })
+}

@@ -12,7 +12,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::access::Watch;
-use super::process::{HANG, spawn, state, until};
+use super::process::{HANG, reap, spawn, state, until};
 use super::steps::Trace;
 use crate::Outcome;
 
@@ -45,18 +45,15 @@ pub enum Reached {
 
 /// A traced thread of a child process. The process is killed if it is still there at the end.
 pub struct Tracee {
-    process: Pid,
-    thread: Pid,
+    pub(super) process: Pid,
+    pub(super) thread: Pid,
     /// How its end was taken notice of.
     reaped: bool,
 }
 
-fn said<T>(what: &str, result: nix::Result<T>) -> Outcome<T> {
+pub(super) fn said<T>(what: &str, result: nix::Result<T>) -> Outcome<T> {
     result.map_err(|error| format!("{what}: {error}"))
 }
-
-/// Whether the instruction in front of a process is a system call, and which.
-const SYSCALL: i64 = 0x050F;
 
 impl Tracee {
     /// Starts a child that runs `work`, up to its [`begin`].
@@ -74,7 +71,11 @@ impl Tracee {
             }
         });
         let process = said("fork", child)?;
-        Ok(Tracee { process, thread: process, reaped: false })
+        Ok(Self::of(process, process))
+    }
+
+    pub(super) fn of(process: Pid, thread: Pid) -> Self {
+        Tracee { process, thread, reaped: false }
     }
 
     /// Waits until it is at its [`begin`].
@@ -92,7 +93,7 @@ impl Tracee {
     }
 
     /// Waits until it stops; with which signal. None if it ended well.
-    fn wait(&mut self) -> Outcome<Option<Signal>> {
+    pub(super) fn wait(&mut self) -> Outcome<Option<Signal>> {
         loop {
             match waitpid(self.thread, Some(WaitPidFlag::__WALL)) {
                 Ok(status) => {
@@ -107,7 +108,7 @@ impl Tracee {
     }
 
     /// What a status means: nothing to be told of, a stop with a signal, or a good end.
-    fn understand(&mut self, status: WaitStatus) -> Outcome<Option<Option<Signal>>> {
+    pub(super) fn understand(&mut self, status: WaitStatus) -> Outcome<Option<Option<Signal>>> {
         match status {
             // Stopped and continued as a whole meanwhile: no concern of this thread.
             WaitStatus::Stopped(_, Signal::SIGSTOP | Signal::SIGCONT) => {
@@ -136,7 +137,7 @@ impl Tracee {
         }
     }
 
-    fn registers(&self) -> Outcome<user_regs_struct> {
+    pub(super) fn registers(&self) -> Outcome<user_regs_struct> {
         said("PTRACE_GETREGS", ptrace::getregs(self.thread))
     }
 
@@ -145,16 +146,17 @@ impl Tracee {
         Ok(self.registers()?.rip)
     }
 
-    /// The number of the system call that is its next instruction.
-    fn next_call(&self, regs: &user_regs_struct) -> Outcome<Option<i64>> {
+    /// Whether its next instruction is a system call.
+    pub(super) fn is_at_call(&self, regs: &user_regs_struct) -> Outcome<bool> {
+        const SYSCALL: i64 = 0x050F;
         let bytes = said("PTRACE_PEEK", ptrace::read(self.thread, regs.rip as *mut c_void))?;
-        Ok((bytes & 0xFFFF == SYSCALL).then_some(regs.rax as i64))
+        Ok(bytes & 0xFFFF == SYSCALL)
     }
 
     /// Whether its next instruction blocks it on a futex.
     fn about_to_sleep(&self, regs: &user_regs_struct) -> Outcome<bool> {
         let waits = regs.rax as i64 == libc::SYS_futex && matches!(regs.rsi & 0x7F, 0 | 9);
-        Ok(waits && self.next_call(regs)?.is_some())
+        Ok(waits && self.is_at_call(regs)?)
     }
 
     /// One instruction; `false` if the process ended.
@@ -221,7 +223,7 @@ impl Tracee {
     }
 
     /// A breakpoint in a debug register of this thread: what other threads execute is left alone.
-    fn set_breakpoint(&self, address: Option<u64>) -> nix::Result<()> {
+    pub(super) fn set_breakpoint(&self, address: Option<u64>) -> nix::Result<()> {
         let register = |n: usize| (offset_of!(libc::user, u_debugreg) + 8 * n) as *mut c_void;
         match address {
             Some(address) => {
@@ -279,6 +281,12 @@ impl Tracee {
     /// Takes that back.
     pub fn thaw(&self) -> Outcome<()> {
         said("SIGCONT", kill(self.process, Signal::SIGCONT))
+    }
+
+    /// Waits for the good end of a process of which no thread is traced any more.
+    pub fn reap(&mut self) -> Outcome<()> {
+        self.reaped = true;
+        reap(self.process, "the process")
     }
 
     /// Kills it, and returns when it is gone.
