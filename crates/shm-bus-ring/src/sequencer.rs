@@ -344,6 +344,17 @@ mod tests {
     }
 
     #[test]
+    fn a_publisher_that_was_stopped_for_laps_does_not_drag_the_hint_back() {
+        let s = sequencer();
+        for _ in 0..300 {
+            fill(&s);
+        }
+        assert!(s.raise_hint(301));
+        assert!(!s.raise_hint(9));
+        assert_eq!(s.hint(), 301);
+    }
+
+    #[test]
     fn a_scribbled_order_is_given_up_within_a_lap() {
         let s = sequencer();
         for stamp in 0..64 {

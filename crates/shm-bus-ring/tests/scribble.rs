@@ -302,6 +302,51 @@ proptest! {
     }
 }
 
+/// One relays bytes that another made: among them a header that carries a stamp to come. At that stamp a slot names it.
+#[test]
+fn a_header_in_a_payload_is_none() {
+    header_in_a_payload(Kind::Message);
+    header_in_a_payload(Kind::Control);
+}
+
+fn header_in_a_payload(kind: Kind) {
+    let mut world = World::new();
+    let relay = 0;
+    let (length, stamp) = (4096, 2);
+    let (kind, bucket) = (kind as u64, u64::from(Bucket::of(Address::group(1)).0));
+    let mut fake = vec![0u8; length as usize];
+    for entry in fake.chunks_mut(64) {
+        for (at, word) in [
+            (header::STAMP, stamp),
+            (header::SHAPE, 8 | bucket << 40 | kind << 48 | u64::from(header::INLINE) << 56),
+            (header::DESTINATION, Address::group(1).0),
+            (header::TOPIC, 666),
+            (header::BATCH, 1),
+        ] {
+            entry[at as usize..at as usize + 8].copy_from_slice(&word.to_le_bytes());
+        }
+    }
+    let lane = &mut world.lanes[relay];
+    let loan = lane.loan::<()>(&world.sequencer, &mut world.pages, length).unwrap();
+    let (at, small) = (loan.offset(), lane.loan::<()>(&world.sequencer, &mut world.pages, 64).unwrap());
+    lane.write(&loan, 0, &fake);
+    // An inline payload stands in the header array itself, behind its header.
+    lane.write(&small, 0, &fake[..64]);
+    let message = Message { destinations: &[Address::group(1)], topic: 1, descriptors: 0, time: 0 };
+    let frames = [(loan, Kind::Message, message, length), (small, Kind::Message, message, 64)];
+    lane.publish::<()>(&world.sequencer, &mut world.pages, owner(0), &frames, |_| Ok(())).unwrap();
+
+    let around = (at - payload::HEADERS) / payload::ENTRY_BYTES;
+    let indices = (0..HEADERS + 64).chain(around.saturating_sub(40)..around + 40);
+    for index in indices.filter(|i| *i <= u64::from(u16::MAX)) {
+        let word = SlotWord::new(stamp, LOG2_SLOTS, AttachmentId(0), index as u16, Bucket(bucket as u8));
+        world.sequencer.region().store(sequencer::SLOTS + 8 * stamp, word.0, Ordering::SeqCst);
+        world.readers[1].resume(Stamp(stamp));
+        let step = world.readers[1].next(&world.sequencer, &mut world.pages);
+        assert!(matches!(step, Step::Violation(..)), "header {index}: {step:?}");
+    }
+}
+
 /// A member word that was stored over can only say "not live"; no reader is found beyond the table.
 #[test]
 fn a_scan_of_a_table_of_ones_ends() {
