@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::*;
 use crate::attach::{self, Attached, Place};
 use crate::publisher::{Envelope, Publisher};
+use crate::replica::Replica;
 use crate::{AttachOptions, MasterMode};
 
 /// A bus of 256 slots whose founder is its only attachment, in a runtime directory of its own.
@@ -58,11 +59,37 @@ impl Hand {
         self.shared.sequencer.members().exchange(self.shared.owner().id, word, evicted).unwrap();
     }
 
+    /// A second member without a process of its own, whose attach record is in the order.
+    fn ghost(&mut self) -> MemberId {
+        let member = MemberId { id: 5, generation: 1 };
+        self.store_word(member, AttachState::Live);
+        let credentials = Credentials { pid: 0, start_time: 0, uid: 0, gid: 0 };
+        self.role.enqueue(Record::Attached { member, address: 5, credentials }, Then::Nothing);
+        assert!(self.role.tick().is_ok());
+        member
+    }
+
+    fn store_word(&self, member: MemberId, state: AttachState) {
+        let (members, id) = (self.shared.sequencer.members(), AttachmentId(member.id));
+        members.cover(id);
+        let word = MemberWord::new(member.generation, state, ReaderState::None, Policy::Block, 0);
+        members.exchange(id, members.word(id), word).unwrap();
+    }
+
+    /// Another takes the role over, knowing what the directory says.
+    fn succeed(&mut self) {
+        let replica = Replica::new(&self.shared).unwrap();
+        let record = Record::Master { member: self.shared.member };
+        let stamp = self.role.put_in_order(&record).ok().expect("it has the term");
+        assert!(self.role.succeed(&replica, stamp, &record).is_ok());
+    }
+
     /// The records that wait for the order, by name.
     fn waiting(&self) -> Vec<&'static str> {
         let name = |record: &Record| match record {
             Record::Evicted { .. } => "evicted",
             Record::Joined { .. } => "joined",
+            Record::Departed { .. } => "departed",
             _ => "other",
         };
         self.role.queued().map(name).collect()
@@ -142,4 +169,63 @@ fn an_eviction_is_recorded_once_whoever_looks() {
     assert_eq!((hand.word().reader(), hand.word().evictions()), (ReaderState::None, 1));
     hand.role.record_eviction(hand.shared.member.id);
     assert!(hand.waiting().is_empty());
+}
+
+#[test]
+fn a_member_is_gone_in_its_word_before_its_record_is_in_the_order() {
+    let mut hand = Hand::new();
+    let ghost = hand.ghost();
+    hand.role.retire(ghost, None, Departure::Died, false);
+    assert_eq!(hand.waiting(), ["departed"]);
+    assert_eq!(hand.role.word(ghost).attach(), AttachState::Departed);
+}
+
+#[test]
+fn an_id_is_free_once_its_departure_is_passed_and_its_owner_gone() {
+    let mut hand = Hand::new();
+    let (g, ghost) = (hand.group("g"), hand.ghost());
+    hand.join(g);
+    assert!(hand.role.tick().is_ok());
+    hand.role.retire(ghost, None, Departure::Died, false);
+    assert!(hand.role.tick().is_ok());
+    // The reader is where it joined, and the process (this one, say) lives.
+    let alive = || Some(process::pidfd_open(process::pid()).unwrap());
+    hand.role.retired[0].pidfd = alive();
+    let free = |hand: &mut Hand| {
+        hand.role.reuse();
+        hand.role.word(ghost).attach() == AttachState::Free
+    };
+    assert!(!free(&mut hand));
+    hand.role.retired[0].acknowledged = true;
+    assert!(!free(&mut hand), "a reader has yet to pass it");
+    hand.role.retired[0].acknowledged = false;
+    let tail = hand.shared.sequencer.find().unwrap().stamp;
+    hand.shared.sequencer.store_cursor(&hand.shared.own.region, tail);
+    assert!(!free(&mut hand), "its owner is still there");
+    hand.role.retired[0].acknowledged = true;
+    assert!(free(&mut hand));
+}
+
+#[test]
+fn a_successor_records_a_departure_that_its_predecessor_had_begun_and_no_other() {
+    let mut hand = Hand::new();
+    let ghost = hand.ghost();
+    hand.store_word(ghost, AttachState::Departed);
+    hand.succeed();
+    assert_eq!(hand.waiting(), ["departed"], "word first: the record was missing");
+    assert!(hand.role.tick().is_ok());
+    hand.role.retired.clear();
+    hand.succeed();
+    assert!(hand.waiting().is_empty(), "it departs once");
+    assert!(hand.role.retired.iter().any(|r| r.member == ghost), "and its id becomes free");
+}
+
+#[test]
+fn a_successor_lets_go_of_whoever_was_half_admitted() {
+    let mut hand = Hand::new();
+    let ghost = MemberId { id: 7, generation: 3 };
+    hand.store_word(ghost, AttachState::Joining);
+    hand.succeed();
+    assert_eq!(hand.role.word(ghost).attach(), AttachState::Free);
+    assert!(hand.waiting().is_empty(), "nobody but its owner knows of it");
 }
