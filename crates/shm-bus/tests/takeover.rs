@@ -120,6 +120,32 @@ fn a_newcomer_is_heard_by_a_member_that_has_not_presented_itself_to_the_successo
     last.close();
 }
 
+/// The sender is gone, and the master that had its memory too, before the reader has ever seen that memory.
+#[test]
+fn a_message_of_a_dead_sender_outlives_the_master_that_admitted_it() {
+    let scratch = Scratch::new();
+    let (master, other) = (scratch.attach(), scratch.attach());
+    let reader = Child::start(&scratch, "reader", None);
+    until("the reader is there", || {
+        let directory = other.directory().unwrap();
+        directory.is_joined(shm_bus::Address::unicast(2))
+    });
+    reader.stop();
+    let sender = scratch.attach();
+    let mut publisher = sender.publisher().unwrap();
+    let g = publisher.resolve("g").unwrap();
+    publish(&mut publisher, g, &[0]);
+    drop(publisher);
+    sender.close();
+    until("it is departed", || !other.directory().unwrap().has(sender.member()));
+    master.close();
+    until("another has followed", || other.is_master());
+    reader.signal("CONT");
+    let mut publisher = other.publisher().unwrap();
+    publish(&mut publisher, g, b"end");
+    reader.finish();
+}
+
 #[test]
 fn after_each_of_many_masters_there_is_one_successor_that_serves_everyone() {
     let scratch = Scratch::new();
