@@ -18,6 +18,7 @@ use rustix::net::{
 
 use crate::control;
 use crate::error::{OsError, Result};
+use crate::unshared::Unshared;
 
 mod peer;
 
@@ -106,7 +107,7 @@ pub enum Received {
 /// A socket that waits for others to connect. Dropping it closes the fd and leaves a socket file where it is.
 #[derive(Debug)]
 pub struct Listener {
-    fd: OwnedFd,
+    fd: Unshared,
 }
 
 impl Listener {
@@ -127,7 +128,7 @@ impl Listener {
             restrict(path)?;
         }
         listen(&fd, 1024).map_err(OsError::at("listen", || format!("listening on {name}")))?;
-        Ok(Self { fd })
+        Ok(Self { fd: Unshared::new(fd) })
     }
 
     /// Takes a listener that another process sent, after asking the kernel whether it is one of this kind:
@@ -139,7 +140,11 @@ impl Listener {
         let fits = sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX)
             && sockopt::socket_type(&fd) == Ok(SocketType::SEQPACKET)
             && sockopt::socket_acceptconn(&fd) == Ok(true);
-        if fits { Ok(Self { fd }) } else { Err(OsError::WrongKind { want: "a listening SEQPACKET socket" }) }
+        if fits {
+            Ok(Self { fd: Unshared::new(fd) })
+        } else {
+            Err(OsError::WrongKind { want: "a listening SEQPACKET socket" })
+        }
     }
 
     /// Another fd of the same socket: `fcntl(F_DUPFD_CLOEXEC)`.
@@ -150,7 +155,7 @@ impl Listener {
         let failed = |error: std::io::Error| {
             OsError::of_std("fcntl(F_DUPFD_CLOEXEC)", "duplicating a listening socket", &error)
         };
-        self.fd.try_clone().map_err(failed)
+        self.fd.as_fd().try_clone_to_owned().map_err(failed)
     }
 
     /// Whether a connection waits to be accepted: `poll(fd, POLLIN, 0)`.
@@ -193,7 +198,7 @@ impl AsFd for Listener {
 /// One end of a connection.
 #[derive(Debug)]
 pub struct Channel {
-    fd: OwnedFd,
+    fd: Unshared,
 }
 
 impl Channel {
@@ -309,7 +314,7 @@ impl Channel {
     fn with_credentials(fd: OwnedFd) -> Result<Self> {
         sockopt::set_socket_passcred(&fd, true)
             .map_err(OsError::at("setsockopt(SO_PASSCRED)", || "asking for credentials with each message"))?;
-        Ok(Self { fd })
+        Ok(Self { fd: Unshared::new(fd) })
     }
 }
 

@@ -64,6 +64,7 @@ mod control;
 mod forks;
 #[cfg(test)]
 mod scratch;
+mod unshared;
 mod words;
 
 pub use bell::{Bell, Ringer};

@@ -1,21 +1,22 @@
 //! A lock file: who may create the bus.
 //!
 //! The lock is `flock(2)`'s: it belongs to the open file, so it goes when the last copy of the fd closes, also by a
-//! crash; a forked child shares it. A file may be unlinked while others wait for its lock, so who gets the lock must ask
+//! crash; a forked child does not keep it. A file may be unlinked while others wait for its lock, so who gets the lock must ask
 //! [`LockFile::is_current`] and open anew if not.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, lstat, open, unlink};
 use rustix::io::Errno;
 
 use crate::error::{OsError, Result};
+use crate::unshared::Unshared;
 
 /// An open lock file, not locked at first. Dropping it unlocks.
 #[derive(Debug)]
 pub struct LockFile {
-    fd: OwnedFd,
+    fd: Unshared,
     path: PathBuf,
 }
 
@@ -29,7 +30,7 @@ impl LockFile {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let fd = open(path, flags, Mode::RUSR | Mode::WUSR)
             .map_err(OsError::at("open", || format!("opening the lock file {}", path.display())))?;
-        Ok(Self { fd, path: path.to_owned() })
+        Ok(Self { fd: Unshared::new(fd), path: path.to_owned() })
     }
 
     /// Takes the lock for oneself alone if nobody else holds it: `flock(LOCK_EX|LOCK_NB)`. Whether it did.

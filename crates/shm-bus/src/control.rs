@@ -179,7 +179,7 @@ impl Control {
         self.shared.mourn(MemberId { id: master.0, generation }, process);
         // If nobody has followed yet, the first to swap the term does.
         if term == self.shared.known_term() {
-            self.take_over(term, self.is_only_candidate());
+            self.take_over(term);
         }
     }
 
@@ -198,11 +198,17 @@ impl Control {
         self.unanswered = None;
     }
 
-    fn take_over(&mut self, seen: u64, incomplete: bool) {
+    /// Takes the role from the master of the term `seen`.
+    fn take_over(&mut self, seen: u64) {
         if self.shared.own_word().is_none() {
             // It was this attachment that the master let go.
             self.shared.close();
-        } else if let Ok(Some(succession)) = Succession::take(&self.shared, &self.poller, seen, incomplete) {
+            return;
+        }
+        let has_hung_up = self.is_lost && seen == self.shared.known_term();
+        let incomplete = self.is_only_candidate() || self.silence.is_hopeless(Instant::now());
+        let taken = Succession::take(&self.shared, &self.poller, seen, has_hung_up, incomplete);
+        if let Ok(Some(succession)) = taken {
             self.office = Office::Successor(Box::new(succession));
             self.silence.rest();
             self.serve();
@@ -304,7 +310,7 @@ impl Control {
         // Whoever was to answer may be gone too. It leaves no channel behind that could say so: it had yet to take it.
         let expected = lost || self.unanswered.is_some();
         if expected && term != known && said != Heard::Answer && self.watch.is_successor_gone(&self.shared) {
-            self.take_over(term, self.silence.is_hopeless(now) || self.is_only_candidate());
+            self.take_over(term);
             return;
         }
         match said {
@@ -317,9 +323,7 @@ impl Control {
                 self.watch.answered(now);
                 return;
             }
-            Heard::TooLong => {
-                self.take_over(term, self.silence.is_hopeless(now) || self.is_only_candidate());
-            }
+            Heard::TooLong => self.take_over(term),
         }
         if !self.pinged && !lost && (said == Heard::Silence || self.shared.is_suspected()) {
             self.pinged = self.shared.tell(&Request::Ping);

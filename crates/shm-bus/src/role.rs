@@ -21,6 +21,7 @@ use shm_bus_ring::{
 };
 
 use self::departure::Retired;
+pub(crate) use self::reign::Former;
 use crate::client::{Attachments, Client};
 use crate::directory::Directory;
 use crate::directory_memory::{DirectoryWriter, MAX_ENCODED};

@@ -9,7 +9,7 @@ use crate::directory_memory::{DirectoryReader, DirectoryWriter};
 use crate::error::{BusError, Result};
 use crate::record::Record;
 use crate::replica::Replica;
-use crate::role::Role;
+use crate::role::{Former, Role};
 use crate::shared::Shared;
 use crate::socket::{Prepared, Socket};
 
@@ -26,6 +26,7 @@ pub(crate) struct Succession {
     control: Control,
     /// Whether it does without what it cannot know.
     incomplete: bool,
+    former: Former,
     directory: DirectoryReader,
     channel: Channel,
     /// Made where the former master's socket is not here.
@@ -56,6 +57,7 @@ impl Succession {
         shared: &Arc<Shared>,
         poller: &Arc<Poller>,
         seen: u64,
+        has_hung_up: bool,
         incomplete: bool,
     ) -> Result<Option<Self>> {
         let sequencer = &shared.sequencer;
@@ -78,8 +80,19 @@ impl Succession {
         if present.0 != seen || sequencer.take_term(present, me).is_err() {
             return Ok(None);
         }
+        let former = Former { id: present.1, has_hung_up };
         let (control, shared) = (sequencer.control(), shared.clone());
-        Ok(Some(Succession { shared, role, replica, control, incomplete, directory, channel, prepared }))
+        Ok(Some(Succession {
+            shared,
+            role,
+            replica,
+            control,
+            incomplete,
+            former,
+            directory,
+            channel,
+            prepared,
+        }))
     }
 
     /// Publishes the `master` record if there is room for it, and with it the reign begins.
@@ -94,12 +107,21 @@ impl Succession {
             // The term has passed on, or this attachment is no member any more.
             Err(_) => return Err(BusError::Closed),
         };
-        let Succession { shared, mut role, mut replica, control, incomplete, directory, channel, prepared } =
-            *self;
+        let Succession {
+            shared,
+            mut role,
+            mut replica,
+            control,
+            incomplete,
+            former,
+            directory,
+            channel,
+            prepared,
+        } = *self;
         if !replica.inherit(&shared, stamp, control)? && !incomplete {
             return Err(BusError::Closed);
         }
-        role.succeed(&replica, stamp, &record)?;
+        role.succeed(&replica, stamp, &record, former)?;
         let socket = match (prepared, shared.reign().socket) {
             (Some(prepared), _) => Arc::new(prepared.place()?),
             (None, Some(socket)) => socket,

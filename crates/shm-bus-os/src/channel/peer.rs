@@ -90,7 +90,7 @@ impl Channel {
             // SAFETY: pointer and length describe `label`; the kernel writes at most that many bytes and updates `len`.
             let status = unsafe {
                 libc::getsockopt(
-                    self.fd.as_raw_fd(),
+                    self.fd.as_fd().as_raw_fd(),
                     libc::SOL_SOCKET,
                     SO_PEERSEC,
                     label.as_mut_ptr().cast(),

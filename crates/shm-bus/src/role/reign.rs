@@ -3,10 +3,18 @@
 use super::*;
 use crate::replica::Replica;
 
+/// Whose role was taken.
+#[derive(Clone, Copy)]
+pub(crate) struct Former {
+    pub id: AttachmentId,
+    /// Its side channel has ended: it is gone even if its process lives, as another program say.
+    pub has_hung_up: bool,
+}
+
 impl Role {
     /// The successor's `master` record is in the order at `stamp`, and everything below it is known: who is there, and
     /// who is gone with or without its record.
-    pub fn succeed(&mut self, replica: &Replica, stamp: u64, record: &Record) -> Result<()> {
+    pub fn succeed(&mut self, replica: &Replica, stamp: u64, record: &Record, former: Former) -> Result<()> {
         self.directory = replica.directory().clone();
         self.directory.apply(stamp, self.term, record);
         self.memory.write(&self.directory)?;
@@ -14,7 +22,7 @@ impl Role {
         let me = self.shared.member;
         let members: Vec<_> = self.directory.members().map(|(m, e)| (m, e.credentials.clone())).collect();
         for (member, credentials) in members.into_iter().filter(|(member, _)| *member != me) {
-            self.inherit(member, Client::inherited(member, credentials))?;
+            self.inherit(member, Client::inherited(member, credentials), former)?;
         }
         self.inherit_ids();
         Ok(())
@@ -22,14 +30,18 @@ impl Role {
 
     /// A member of the former term: still there, or gone with or without its record. One whose attach record is in the
     /// order is a member, also if the former master had yet to say so; it may have been welcomed meanwhile.
-    fn inherit(&mut self, member: MemberId, client: Option<Client>) -> Result<()> {
+    fn inherit(&mut self, member: MemberId, client: Option<Client>, former: Former) -> Result<()> {
         self.set_word(member, welcomed);
         let word = self.word(member);
         let live = word.generation() == member.generation && word.attach() == AttachState::Live;
+        let was_master = former.id.0 == member.id;
         match client {
-            Some(client) if live => self.add(client).map(drop),
+            Some(client) if live && !(was_master && former.has_hung_up) => self.add(client).map(drop),
             client => {
-                self.retire(member, client, Departure::Died, false);
+                // The master that found somebody dead may have changed the word; its own it changes when it leaves.
+                let said_so = !live && (was_master || client.is_some());
+                let departure = if said_so { Departure::Closed } else { Departure::Died };
+                self.retire(member, client, departure, false);
                 Ok(())
             }
         }
