@@ -8,7 +8,7 @@ use shm_bus::{Address, Departure, Record};
 pub struct NativeRecord {
     /// Its place in the order.
     pub stamp: f64,
-    /// `master`, `attached`, `departed`, `group`, `joined`, `left` or `evicted`.
+    /// `master`, `attached`, `departed`, `group`, `joined`, `left`, `kept` or `evicted`.
     pub kind: String,
     /// Internal id of the attachment it is about.
     pub id: Option<u32>,
@@ -67,15 +67,19 @@ pub fn to_js(stamp: u64, record: &Record) -> NativeRecord {
             js.text = Some(name.clone());
             ("group", None)
         }
-        Record::Joined { member, addresses } => {
+        Record::Joined { member, addresses, .. } => {
             js.addresses = Some(text_of(addresses));
             ("joined", Some(member))
         }
-        Record::Left { member, addresses } => {
+        // Another subscription of it goes on taking all of them: nothing has changed for the others.
+        Record::Left { member, addresses, kept, .. } if addresses.is_empty() && !kept.is_empty() => {
+            ("kept", Some(member))
+        }
+        Record::Left { member, addresses, .. } => {
             js.addresses = Some(text_of(addresses));
             ("left", Some(member))
         }
-        Record::Evicted { member } => ("evicted", Some(member)),
+        Record::Evicted { member, .. } => ("evicted", Some(member)),
     };
     js.kind = kind.into();
     js.id = member.map(|m| u32::from(m.id));

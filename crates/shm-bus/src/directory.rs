@@ -2,7 +2,7 @@
 //!
 //! It is a function of the control records alone: whoever applies the same records has the same directory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use shm_bus_ring::Address;
@@ -18,6 +18,29 @@ pub struct MemberEntry {
     pub address: u64,
     /// Who it is.
     pub credentials: Credentials,
+    /// How often it has lost its place as a reader.
+    pub evictions: u8,
+}
+
+/// Which kinds of subscriptions of one attachment take an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Taking {
+    counting: bool,
+    lossy: bool,
+}
+
+impl Taking {
+    fn kind(&mut self, lossy: bool) -> &mut bool {
+        if lossy { &mut self.lossy } else { &mut self.counting }
+    }
+
+    fn has(self, lossy: bool) -> bool {
+        if lossy { self.lossy } else { self.counting }
+    }
+
+    fn is_over(self) -> bool {
+        !self.counting && !self.lossy
+    }
 }
 
 /// Everything that is known of the members as of a stamp.
@@ -32,7 +55,7 @@ pub struct Directory {
     members: BTreeMap<u16, MemberEntry>,
     names: BTreeMap<String, u64>,
     groups: BTreeMap<u64, String>,
-    joined: BTreeMap<u64, BTreeSet<u16>>,
+    joined: BTreeMap<u64, BTreeMap<u16, Taking>>,
     next_suffix: u64,
     next_prefix: u16,
 }
@@ -75,6 +98,7 @@ impl Directory {
                     generation: member.generation,
                     address: *address,
                     credentials: credentials.clone(),
+                    evictions: 0,
                 };
                 self.next_suffix = self.next_suffix.max(Address(*address).suffix() + 1);
                 self.members.insert(member.id, entry);
@@ -82,49 +106,50 @@ impl Directory {
             Record::Departed { member, .. } => {
                 if self.has(*member) {
                     self.members.remove(&member.id);
-                    self.leave_all(member.id);
+                    self.leave(None, member.id, &[false, true]);
                 }
             }
-            Record::Evicted { member } => {
+            Record::Evicted { member, count } => {
                 if self.has(*member) {
-                    self.leave_all(member.id);
+                    self.leave(None, member.id, &[false]);
+                    if let Some(entry) = self.members.get_mut(&member.id) {
+                        entry.evictions = *count;
+                    }
                 }
             }
             Record::Group { address, name } => {
                 self.next_prefix = self.next_prefix.max(Address(*address).prefix().saturating_add(1));
                 self.name_group(*address, name);
             }
-            Record::Joined { member, addresses } => {
+            Record::Joined { member, addresses, lossy } => {
                 if self.has(*member) {
                     for address in addresses {
-                        self.joined.entry(*address).or_default().insert(member.id);
+                        let taking = self.joined.entry(*address).or_default().entry(member.id).or_default();
+                        *taking.kind(*lossy) = true;
                     }
                 }
             }
-            Record::Left { member, addresses } => {
+            Record::Left { member, addresses, lossy, kept } => {
                 if self.has(*member) {
-                    for address in addresses {
-                        self.leave(*address, member.id);
+                    for address in addresses.iter().chain(kept) {
+                        self.leave(Some(*address), member.id, &[*lossy]);
                     }
                 }
             }
         }
     }
 
-    fn leave(&mut self, address: u64, id: u16) {
-        if let Some(ids) = self.joined.get_mut(&address) {
-            ids.remove(&id);
-            if ids.is_empty() {
-                self.joined.remove(&address);
+    /// Ends memberships of some kinds, at one address or at all.
+    fn leave(&mut self, address: Option<u64>, id: u16, lossy: &[bool]) {
+        for (_, takers) in self.joined.iter_mut().filter(|(at, _)| address.is_none_or(|a| a == **at)) {
+            if let Some(taking) = takers.get_mut(&id) {
+                lossy.iter().for_each(|lossy| *taking.kind(*lossy) = false);
+                if taking.is_over() {
+                    takers.remove(&id);
+                }
             }
         }
-    }
-
-    fn leave_all(&mut self, id: u16) {
-        for ids in self.joined.values_mut() {
-            ids.remove(&id);
-        }
-        self.joined.retain(|_, ids| !ids.is_empty());
+        self.joined.retain(|_, takers| !takers.is_empty());
     }
 
     /// Whether that attachment is a member.
@@ -147,6 +172,11 @@ impl Directory {
         self.members.get(&id).map(|m| Address(m.address))
     }
 
+    /// How often a member has been evicted as the records say; nothing if it is none.
+    pub fn evictions(&self, member: MemberId) -> Option<u8> {
+        self.members.get(&member.id).filter(|m| m.generation == member.generation).map(|m| m.evictions)
+    }
+
     /// The group of that name.
     pub fn group_named(&self, name: &str) -> Option<Address> {
         self.names.get(name).copied().map(Address)
@@ -167,9 +197,15 @@ impl Directory {
         self.joined.contains_key(&address.0)
     }
 
+    /// Whether lossy subscriptions of a member, or others, take what is sent to an address.
+    pub fn takes(&self, member: MemberId, address: Address, lossy: bool) -> bool {
+        let takers = self.joined.get(&address.0).filter(|_| self.has(member));
+        takers.and_then(|takers| takers.get(&member.id)).is_some_and(|taking| taking.has(lossy))
+    }
+
     /// The groups that a member has joined.
     pub fn joined_by(&self, id: u16) -> impl Iterator<Item = Address> + '_ {
-        self.joined.iter().filter(move |(_, ids)| ids.contains(&id)).map(|(a, _)| Address(*a))
+        self.joined.iter().filter(move |(_, takers)| takers.contains_key(&id)).map(|(a, _)| Address(*a))
     }
 
     /// The next unicast address, never given before.
@@ -214,10 +250,13 @@ mod tests {
         d.apply(2, 1, &attached(0));
         d.apply(3, 1, &attached(1));
         d.apply(4, 1, &Record::Group { address: group.0, name: "cpu".into() });
-        d.apply(5, 1, &Record::Joined { member: member(1), addresses: vec![group.0, 1] });
+        d.apply(5, 1, &Record::Joined { member: member(1), addresses: vec![group.0, 1], lossy: false });
         assert_eq!(d.group_named("cpu"), Some(group));
         assert_eq!(d.joined_by(1).collect::<Vec<_>>(), [Address(1), group]);
         assert_eq!(d.free_address(), Address::unicast(2));
+        let mut evicted = d.clone();
+        evicted.apply(6, 1, &Record::Evicted { member: member(1), count: 3 });
+        assert_eq!((evicted.evictions(member(1)), evicted.joined_by(1).count()), (Some(3), 0));
         assert_ne!(d.free_group(), Some(group));
         assert_eq!(Directory::decode(&d.encode()), Some(d.clone()));
         d.apply(

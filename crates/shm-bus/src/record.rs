@@ -63,18 +63,26 @@ pub enum Record {
         member: MemberId,
         /// At most [`MAX_ADDRESSES`].
         addresses: Vec<u64>,
+        /// For a lossy subscription: this membership outlasts an eviction.
+        lossy: bool,
     },
     /// An attachment no longer receives what is sent to these addresses.
     Left {
         /// Who.
         member: MemberId,
-        /// At most [`MAX_ADDRESSES`].
+        /// At most [`MAX_ADDRESSES`], with those that it goes on taking.
         addresses: Vec<u64>,
+        /// Whether it was lossy subscriptions that took them, or others.
+        lossy: bool,
+        /// Addresses that its subscriptions of the other kind go on taking.
+        kept: Vec<u64>,
     },
-    /// A reader lost its place.
+    /// A reader lost its place: what is left are its lossy subscriptions.
     Evicted {
         /// Who.
         member: MemberId,
+        /// How often it has lost its place by now: there is one record of each time.
+        count: u8,
     },
 }
 
@@ -128,7 +136,13 @@ mod tests {
     fn the_largest_records_fit_a_cell_and_come_back() {
         let member = MemberId { id: u16::MAX, generation: u32::MAX };
         for record in [
-            Record::Joined { member, addresses: vec![u64::MAX; MAX_ADDRESSES] },
+            Record::Joined { member, addresses: vec![u64::MAX; MAX_ADDRESSES], lossy: true },
+            Record::Left {
+                member,
+                addresses: vec![u64::MAX; MAX_ADDRESSES / 2],
+                lossy: true,
+                kept: vec![u64::MAX; MAX_ADDRESSES / 2],
+            },
             Record::Group { address: u64::MAX, name: "x".repeat(MAX_GROUP_NAME) },
             Record::Attached {
                 member,

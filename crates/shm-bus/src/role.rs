@@ -53,7 +53,7 @@ enum Then {
     Nothing,
     Welcome { client: u64 },
     Opened { client: u64, request: u64, names: Vec<String> },
-    Joined { client: u64, request: u64, first: bool },
+    Joined { client: u64, request: u64, member: MemberId, policy: WirePolicy, first: bool },
     Left { client: u64, request: u64 },
     Departed { member: MemberId, client: Option<Box<Client>>, acknowledged: bool },
     Told { member: MemberId, evictions: u8 },
@@ -205,7 +205,15 @@ impl Role {
             return Err(Fenced);
         }
         self.blocked = false;
-        while let Some((record, then)) = self.queue.pop_front() {
+        while let Some((mut record, mut then)) = self.queue.pop_front() {
+            if record.as_mut().is_some_and(|record| !self.is_due(record)) {
+                continue;
+            }
+            if let Some(before) = self.prepare(&mut then) {
+                self.queue.push_front((record, then));
+                self.queue.push_front(before);
+                continue;
+            }
             let published = match &record {
                 Some(record) => self.publish(record),
                 None => Ok(0),
@@ -213,8 +221,9 @@ impl Role {
             match published {
                 Ok(stamp) => self.act(then, stamp),
                 Err(PublishError::Full(full)) => {
+                    let raised = self.raise_floor(&then, full.stamp);
                     self.queue.push_front((record, then));
-                    if !self.raise_floors(full.stamp) && !self.relieve(&full) {
+                    if !raised && !self.relieve(&full) {
                         self.blocked = true;
                         break;
                     }
@@ -309,13 +318,14 @@ impl Role {
                     names.iter().filter_map(|n| self.directory.group_named(n)).map(|a| a.0).collect();
                 self.reply(client, &Reply::Opened { request, addresses });
             }
-            Then::Joined { client, request, .. } => {
+            Then::Joined { client, request, member, .. } => {
                 let attached = self.directory.members().map(|(member, m)| (member, m.address)).collect();
                 self.reply(
                     client,
                     &Reply::Joined {
                         request,
                         stamp,
+                        evictions: self.directory.evictions(member).unwrap_or(0),
                         term: self.term,
                         master: self.shared.member.id,
                         attached,

@@ -79,7 +79,7 @@ pub(crate) struct Shared {
     /// Monotonic milliseconds of the last request for a missing memory.
     asked_at: AtomicU64,
     next_subscription: AtomicU64,
-    memberships: Mutex<BTreeMap<u64, u32>>,
+    memberships: Mutex<BTreeMap<(u64, bool), u32>>,
     sleeping: Mutex<Sleeping>,
     /// Held while a subscription joins or leaves, so that the master hears of them in the order they were decided.
     pub joining: Mutex<()>,

@@ -78,7 +78,7 @@ pub enum Event<'a> {
     },
 }
 
-/// A control record was overwritten before it was read.
+/// A control record was overwritten before it was read, or the one that makes it credible.
 struct Overwritten;
 
 /// What became of a frame.
@@ -134,29 +134,32 @@ impl Subscription {
             buckets.insert(Bucket::of(*address));
         }
         let order = lock(&shared.joining);
-        let (number, evictions) = if lossy {
-            (shared.number_subscription(), 0)
-        } else {
+        let number = shared.number_subscription();
+        if !lossy {
             shared.watch(&buckets);
-            shared.reserve_position(policy)?
-        };
-        shared.count_memberships(&addresses);
+            shared.reserve_position(number, policy)?;
+        }
+        shared.count_memberships(&addresses, lossy);
         let raw: Vec<u64> = addresses.iter().map(|a| a.0).collect();
         let answer =
             shared.ask(options.timeout, |request| Request::Join { request, addresses: raw.clone(), policy });
-        let (stamp, term, master, attached) = match answer {
-            Ok(Reply::Joined { stamp, term, master, attached, .. }) => (stamp, term, master, attached),
+        let (stamp, evictions, term, master, attached) = match answer {
+            Ok(Reply::Joined { stamp, evictions, term, master, attached, .. }) => {
+                (stamp, evictions, term, master, attached)
+            }
             other => {
                 // The request may still be on its way: what it asked for is taken back behind it.
-                let addresses = shared.uncount_memberships(&addresses).iter().map(|a| a.0).collect();
+                let addresses = shared.uncount_memberships(&addresses, lossy);
                 let last = shared.release_position(number);
-                shared.tell(&Request::Leave { request: 0, addresses, last });
+                shared.tell(&Request::Leave { request: 0, addresses, lossy, last });
                 return Err(other
                     .err()
                     .unwrap_or(BusError::Protocol { why: "an answer to another question".into() }));
             }
         };
-        shared.advance(number, evictions, stamp + 1);
+        if !lossy {
+            shared.take_position(number, evictions, policy, stamp + 1);
+        }
         drop(order);
         let attached = attached.into_iter().map(|(member, address)| (member, Address(address)));
         Ok(Subscription {
@@ -207,7 +210,7 @@ impl Subscription {
     /// # Errors
     /// [`BusError::Evicted`] if this reader had lost its place and something of it was overwritten meanwhile.
     pub fn release(&mut self) -> Result<()> {
-        if let Some(stamp) = self.lease.end(&self.roster) {
+        if let Some(stamp) = self.lease.end() {
             return Err(BusError::Evicted { stamp });
         }
         self.store_position();
@@ -258,7 +261,11 @@ impl Subscription {
                     Ok(Some(record)) => {
                         deliver(Event::Record(frame.place.stamp, &record));
                         count += usize::from(self.records);
-                        continue;
+                        match self.end_of_place(&record) {
+                            None => continue,
+                            Some(end) if count == 0 => return Err(end),
+                            Some(_) => break,
+                        }
                     }
                     Err(Overwritten) => frame.place.stamp.0,
                 },
@@ -301,7 +308,7 @@ impl Subscription {
         let (offset, length) = (frame.offset + prefix, u64::from(frame.header.length).saturating_sub(prefix));
         let copy = match &mut self.lossy {
             None => {
-                self.lease.add(frame);
+                self.lease.add(frame, memory);
                 None
             }
             Some(lossy) => {
@@ -358,6 +365,10 @@ impl Subscription {
             Record::Master { member } => member.id == frame.sender.0 && term > self.master.0,
             _ => (term, frame.sender.0) == self.master,
         };
+        if !trusted && self.lossy.is_some() && term > self.master.0 {
+            // The record of its reign was among what was missed.
+            return Err(Overwritten);
+        }
         if !trusted {
             self.count_violation(Violation::Header(frame.sender));
             return Ok(None);
@@ -377,6 +388,14 @@ impl Subscription {
     fn count_violation(&mut self, violation: Violation) {
         *self.violations.entry(violation.sender().0).or_default() += 1;
         self.shared.own.region.count(payload::VIOLATIONS, 1);
+    }
+
+    /// It is no member behind the record that says that it was evicted, whatever it could still read.
+    fn end_of_place(&self, record: &Record) -> Option<BusError> {
+        match record {
+            Record::Evicted { member, .. } if *member == self.shared.member => self.check_place().err(),
+            _ => None,
+        }
     }
 
     /// Whether this reader still counts: its own member word says so, where it cannot write it by accident. A lossy one
@@ -433,14 +452,14 @@ impl Subscription {
             return Ok(());
         }
         let _order = lock(&self.shared.joining);
-        let gone = self.shared.uncount_memberships(&self.addresses);
+        let lossy = self.lossy.is_some();
+        let addresses = self.shared.uncount_memberships(&self.addresses, lossy);
         let last = self.shared.release_position(self.number);
         if self.shared.is_closed() {
             return Ok(());
         }
-        let addresses: Vec<u64> = gone.iter().map(|a| a.0).collect();
         self.shared
-            .ask(timeout, |request| Request::Leave { request, addresses: addresses.clone(), last })
+            .ask(timeout, |request| Request::Leave { request, addresses: addresses.clone(), lossy, last })
             .map(|_| ())
     }
 }
@@ -449,9 +468,10 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         if std::mem::take(&mut self.open) {
             let _order = lock(&self.shared.joining);
-            let addresses = self.shared.uncount_memberships(&self.addresses).iter().map(|a| a.0).collect();
+            let lossy = self.lossy.is_some();
+            let addresses = self.shared.uncount_memberships(&self.addresses, lossy);
             let last = self.shared.release_position(self.number);
-            self.shared.tell(&Request::Leave { request: 0, addresses, last });
+            self.shared.tell(&Request::Leave { request: 0, addresses, lossy, last });
         }
     }
 }

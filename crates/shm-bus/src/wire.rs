@@ -63,8 +63,8 @@ pub(crate) enum Request {
     Open { request: u64, names: Vec<String> },
     /// I want what is sent to these addresses.
     Join { request: u64, addresses: Vec<u64>, policy: WirePolicy },
-    /// I no longer want it; `last` when no counting subscription is left.
-    Leave { request: u64, addresses: Vec<u64>, last: bool },
+    /// No subscription that counts, or none that is lossy, wants this any more; `last` when none is left that counts.
+    Leave { request: u64, addresses: Vec<u64>, lossy: bool, last: bool },
     /// I miss this ring.
     Ring { member: MemberId },
     /// I evicted this reader: its record is due.
@@ -92,8 +92,9 @@ pub(crate) enum Reply {
     Directory { term: u64 },
     /// Answer to `Open`.
     Opened { request: u64, addresses: Vec<u64> },
-    /// Answer to `Join`: the stamp of the record, and who was master and who attached as of it.
-    Joined { request: u64, stamp: u64, term: u64, master: u16, attached: Vec<(MemberId, u64)> },
+    /// Answer to `Join`: the stamp of the record, how often the reader had been evicted, and who was master and who
+    /// attached as of it.
+    Joined { request: u64, stamp: u64, evictions: u8, term: u64, master: u16, attached: Vec<(MemberId, u64)> },
     /// Answer to `Leave`.
     Left { request: u64 },
     /// Answer to any of them.
@@ -158,6 +159,7 @@ mod tests {
         let reply = Reply::Joined {
             request: u64::MAX,
             stamp: u64::MAX,
+            evictions: u8::MAX,
             term: u64::MAX,
             master: u16::MAX,
             attached: vec![(member, u64::MAX); 1024],

@@ -146,7 +146,7 @@ impl Seen {
             Event::Record(stamp, Record::Departed { member, departure, .. }) if *member == victim => {
                 self.departed.push((stamp.0, *departure));
             }
-            Event::Record(_, Record::Evicted { member }) => drop(self.evicted.insert(*member)),
+            Event::Record(_, Record::Evicted { member, .. }) => drop(self.evicted.insert(*member)),
             Event::Record(..) => {}
             Event::Gap { .. } => panic!("a reader that is waited for misses nothing"),
         };

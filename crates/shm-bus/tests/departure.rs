@@ -30,7 +30,7 @@ fn watch(observer: &mut Subscription, member: MemberId) -> (u32, u32) {
             Event::Record(_, Record::Departed { member: other, .. }) => {
                 departed += u32::from(*other == member)
             }
-            Event::Record(_, Record::Evicted { member: other }) => evicted += u32::from(*other == member),
+            Event::Record(_, Record::Evicted { member: other, .. }) => evicted += u32::from(*other == member),
             _ => {}
         };
         observer.poll(64, count).unwrap();
@@ -50,9 +50,13 @@ fn child() {
             let _reader = bus.subscribe(&["held".into()], true, pinned()).unwrap();
             std::thread::sleep(2 * LONG);
         }
-        // Becomes another program, in the same process.
+        // Becomes another program, in the same process, when it is told to.
         "exec" => {
-            let _reader = bus.subscribe(&["held".into()], true, pinned()).unwrap();
+            let mut reader = bus.subscribe(&["held".into()], true, pinned()).unwrap();
+            until("it is told to", || {
+                reader.wait(WaitStrategy::Park, LONG).unwrap();
+                reader.poll(1, |_| {}).unwrap() > 0
+            });
             let error = Command::new("sleep").arg("120").exec();
             panic!("{error}");
         }
@@ -151,11 +155,12 @@ fn a_process_that_becomes_another_program_is_departed() {
     let bus = scratch.attach();
     let mut observer = observe(&bus);
     let (mut child, member) = start(&scratch, &bus, "exec");
+    let mut publisher = bus.publisher().unwrap();
+    let held = publisher.resolve("held").unwrap();
+    publish(&mut publisher, held, b"now");
     assert_eq!(watch(&mut observer, member), (1, 0));
     assert!(child.is_running(), "it is another program now");
     // It holds nothing any more.
-    let mut publisher = bus.publisher().unwrap();
-    let held = publisher.resolve("held").unwrap();
     for _ in 0..1000 {
         publish(&mut publisher, held, b"x");
         observer.poll(64, |_| {}).unwrap();

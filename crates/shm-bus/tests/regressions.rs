@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
-use common::{LONG, Scratch, read, until};
+use common::{LONG, Scratch, Task, read, until};
 use shm_bus::{
     Address, AttachOptions, BucketSet, Bus, BusError, Envelope, Event, MAX_DEADLINE, MAX_DESTINATIONS,
     Overload, SubscribeOptions, Subscription, WaitStrategy,
@@ -420,20 +420,14 @@ fn a_sleeper_with_many_groups_is_woken_by_each_of_them_after_others_traffic() {
     for name in &groups {
         let mine = publisher.resolve(name).unwrap();
         let seen = b.fall_asleep(&buckets);
-        let task = Mutex::new(None);
+        let task = Task::default();
         std::thread::scope(|scope| {
             let sleeper = scope.spawn(|| {
                 let word = Word::new(page.clone(), sequencer::HINT as usize).unwrap();
-                *task.lock().unwrap() = Some(std::fs::read_link("/proc/thread-self").unwrap());
+                task.begin();
                 word.wait(seen, buckets.futex_bits(), Some(LONG)).unwrap()
             });
-            until("it sleeps", || {
-                let Some(task) = task.lock().unwrap().clone() else {
-                    return false;
-                };
-                let stat = std::fs::read_to_string(std::path::Path::new("/proc").join(task).join("stat"));
-                stat.is_ok_and(|s| s.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" S")))
-            });
+            until("it sleeps", || task.sleeps());
             publisher.publish(&[foreign], b"o", Envelope::default()).unwrap();
             publisher.publish(&[mine], b"m", Envelope::default()).unwrap();
             assert!(!matches!(sleeper.join().unwrap(), Wait::TimedOut), "{name}");

@@ -142,7 +142,9 @@ impl Role {
         match request {
             Request::Open { request, names } => self.open(n, request, names),
             Request::Join { request, addresses, policy } => self.join(n, member, request, addresses, policy),
-            Request::Leave { request, addresses, last } => self.leave(n, member, request, addresses, last),
+            Request::Leave { request, addresses, lossy, last } => {
+                self.leave(n, member, request, addresses, lossy, last);
+            }
             Request::Ring { member } => self.send_ring(n, member),
             Request::Evicted { id } => self.record_eviction(id),
             Request::Detach => self.remove(n, Departure::Closed, true),

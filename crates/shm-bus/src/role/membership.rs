@@ -53,6 +53,7 @@ impl Role {
         addresses: Vec<u64>,
         policy: WirePolicy,
     ) {
+        self.record_eviction(member.id);
         let own = self.directory.address_of(member.id);
         if addresses.len() > MAX_ADDRESSES {
             let failure = Failure::Limit { what: "addresses".into(), limit: MAX_ADDRESSES as u64 };
@@ -72,32 +73,61 @@ impl Role {
             self.reply(n, &Reply::Failed { request, failure });
             return;
         }
-        // Whoever evicted it may not have come to say so. Its record comes before the next that it joins with.
-        self.record_eviction(member.id);
-        match self.count_reader(member, policy) {
-            Ok(first) => {
-                self.enqueue(
-                    Record::Joined { member, addresses },
-                    Then::Joined { client: n, request, first },
-                );
+        let evictions = self.word(member).evictions();
+        if evictions >= WORN && matches!(policy, WirePolicy::Block { .. }) {
+            self.reply(n, &Reply::Failed { request, failure: Failure::Worn { evictions } });
+            return;
+        }
+        let lossy = policy == WirePolicy::Lossy;
+        let then = Then::Joined { client: n, request, member, policy, first: false };
+        self.enqueue(Record::Joined { member, addresses, lossy }, then);
+    }
+
+    /// Whether a record still says something at its turn, with those in front of it in the order. One of who leaves is
+    /// told apart from what it goes on taking.
+    pub(super) fn is_due(&self, record: &mut Record) -> bool {
+        match record {
+            Record::Joined { member, .. } => self.directory.has(*member),
+            Record::Left { member, addresses, lossy, kept } => {
+                let over = |address: &u64| !self.directory.takes(*member, Address(*address), !*lossy);
+                (*addresses, *kept) = std::mem::take(addresses).into_iter().partition(over);
+                self.directory.has(*member)
             }
-            Err(failure) => self.reply(n, &Reply::Failed { request, failure }),
+            Record::Evicted { member, count } => {
+                self.directory.evictions(*member).is_some_and(|recorded| recorded < *count)
+            }
+            _ => true,
         }
     }
 
+    /// What comes before a record, at its turn and no sooner: a reader that counted from its request on would hold up
+    /// the records in front of its own, and the role with them. Gives what has to be in the order first: whoever evicted
+    /// the reader may not have come to say so, and once it counts again its word does not either.
+    pub(super) fn prepare(&mut self, then: &mut Then) -> Option<(Option<Record>, Then)> {
+        let Then::Joined { member, policy, first, .. } = then else { return None };
+        let unrecorded = self.unrecorded_eviction(member.id);
+        if unrecorded.is_none() {
+            *first |= self.count_reader(*member, *policy);
+        }
+        unrecorded.map(|(record, told)| (Some(record), told))
+    }
+
     /// Makes a reader count, with the policy it asks for. `true` if it has not counted before.
-    fn count_reader(&self, member: MemberId, policy: WirePolicy) -> core::result::Result<bool, Failure> {
+    fn count_reader(&self, member: MemberId, policy: WirePolicy) -> bool {
         let (id, sequencer) = (AttachmentId(member.id), &self.shared.sequencer);
         let present = sequencer.members().read(id);
+        // It may have gone while its record waited for its turn.
+        if present.word.generation() != member.generation || present.word.attach() != AttachState::Live {
+            return false;
+        }
         let (counts, evictions) = (present.word.counts(), present.word.evictions());
         let (policy, deadline, max_lag) = match policy {
-            WirePolicy::Lossy => return Ok(false),
-            WirePolicy::AsBefore if counts => return Ok(false),
+            WirePolicy::Lossy => return false,
+            WirePolicy::AsBefore if counts => return false,
             WirePolicy::AsBefore if evictions < WORN => {
                 (Policy::Block, DEFAULT_DEADLINE.as_millis() as u64, 0)
             }
             WirePolicy::AsBefore => (Policy::Evict, 0, sequencer.slot_count()),
-            WirePolicy::Block { .. } if evictions >= WORN => return Err(Failure::Worn { evictions }),
             WirePolicy::Block { deadline } => {
                 (Policy::Block, deadline.min(MAX_DEADLINE.as_millis() as u64), 0)
             }
@@ -108,54 +138,77 @@ impl Role {
         let floor = if counts { present.floor } else { sequencer.find().map_or(0, |found| found.stamp) };
         sequencer.members().set_reader(id, floor, deadline, max_lag);
         self.set_word(member, |w| {
+            if w.attach() != AttachState::Live {
+                return w;
+            }
             let reader = if counts { w.reader() } else { ReaderState::Live };
             w.with_reader(reader).with_policy(policy)
         });
         self.shared.sequencer.refresh_eviction_lag();
-        Ok(!counts)
+        !counts
     }
 
-    /// A ring that is full at `stamp` may be held by the floors of readers whose join records wait for room in it. They
-    /// start behind their records, so their floors may follow. `true` if one did.
-    pub(super) fn raise_floors(&self, stamp: u64) -> bool {
-        let members = self.shared.sequencer.members();
-        let mut raised = false;
-        for (record, then) in &self.queue {
-            if let (Some(Record::Joined { member, .. }), Then::Joined { first: true, .. }) = (record, then) {
-                let reader = members.read(AttachmentId(member.id));
-                if reader.word.generation() == member.generation && reader.floor < stamp {
-                    let id = AttachmentId(member.id);
-                    members.set_reader(id, stamp, reader.deadline, reader.max_lag);
-                    raised = true;
-                }
-            }
+    /// A ring that is full at `stamp` may be held by the floor of the reader whose join record waits for room in it. It
+    /// starts behind its record, so its floor may follow. `true` if it did.
+    pub(super) fn raise_floor(&self, then: &Then, stamp: u64) -> bool {
+        let Then::Joined { member, first: true, .. } = then else { return false };
+        let (members, id) = (self.shared.sequencer.members(), AttachmentId(member.id));
+        let reader = members.read(id);
+        if reader.word.generation() != member.generation || reader.floor >= stamp {
+            return false;
         }
-        if raised {
-            self.shared.release_space();
-        }
-        raised
+        members.set_reader(id, stamp, reader.deadline, reader.max_lag);
+        self.shared.release_space();
+        true
     }
 
-    pub(super) fn leave(&mut self, n: u64, member: MemberId, request: u64, addresses: Vec<u64>, last: bool) {
+    pub(super) fn leave(
+        &mut self,
+        n: u64,
+        member: MemberId,
+        request: u64,
+        addresses: Vec<u64>,
+        lossy: bool,
+        last: bool,
+    ) {
         if last {
+            // At once: it may be what holds up the records in front of its own.
             self.set_word(member, |w| {
                 if w.reader() == ReaderState::Evicted { w } else { w.with_reader(ReaderState::None) }
             });
+            // Nor does it count when the record of a join has its turn that it no longer waits for.
+            for (_, then) in &mut self.queue {
+                if let Then::Joined { member: other, policy, first, .. } = then
+                    && *other == member
+                {
+                    (*policy, *first) = (WirePolicy::Lossy, false);
+                }
+            }
             self.shared.release_space();
             self.shared.sequencer.refresh_eviction_lag();
         }
         let addresses: Vec<u64> = addresses.into_iter().take(MAX_ADDRESSES).collect();
-        self.enqueue(Record::Left { member, addresses }, Then::Left { client: n, request });
+        let record = Record::Left { member, addresses, lossy, kept: Vec::new() };
+        self.enqueue(record, Then::Left { client: n, request });
     }
 
     /// Publishes the record of an eviction that somebody has made, once: then the member word no longer asks for it.
     pub(super) fn record_eviction(&mut self, id: u16) {
-        let word = self.shared.sequencer.members().word(AttachmentId(id));
-        let member = MemberId { id, generation: word.generation() };
-        let waits = self.queued().any(|r| matches!(r, Record::Evicted { member: other } if *other == member));
-        if word.reader() == ReaderState::Evicted && self.directory.has(member) && !waits {
-            self.enqueue(Record::Evicted { member }, Then::Told { member, evictions: word.evictions() });
+        if let Some((record, told)) = self.unrecorded_eviction(id)
+            && !self.queued().any(|queued| *queued == record)
+        {
+            self.enqueue(record, told);
         }
+    }
+
+    /// The record of an eviction that is not in the order, whoever held the role then: the member word counts them, and so
+    /// does the directory.
+    fn unrecorded_eviction(&self, id: u16) -> Option<(Record, Then)> {
+        let word = self.shared.sequencer.members().word(AttachmentId(id));
+        let (member, count) = (MemberId { id, generation: word.generation() }, word.evictions());
+        let recorded = self.directory.evictions(member)?;
+        (word.attach() == AttachState::Live && recorded < count)
+            .then_some((Record::Evicted { member, count }, Then::Told { member, evictions: count }))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::reign::Former;
 use super::*;
 use crate::attach::{self, Attached, Place};
 use crate::publisher::{Envelope, Publisher};
@@ -48,6 +49,13 @@ impl Hand {
         self.role.join(FIRST_CLIENT, self.shared.member, 0, vec![group.0], policy);
     }
 
+    /// The first half of what the role does for the record that is next.
+    fn count(&mut self) {
+        let (record, mut then) = self.role.queue.pop_front().unwrap();
+        assert!(self.role.prepare(&mut then).is_none());
+        self.role.queue.push_front((record, then));
+    }
+
     fn word(&self) -> MemberWord {
         self.role.word(self.shared.member)
     }
@@ -80,8 +88,9 @@ impl Hand {
     fn succeed(&mut self) {
         let replica = Replica::new(&self.shared).unwrap();
         let record = Record::Master { member: self.shared.member };
-        let stamp = self.role.put_in_order(&record).ok().expect("it has the term");
-        assert!(self.role.succeed(&replica, stamp, &record).is_ok());
+        let stamp = self.role.put_in_order(&record).unwrap_or_else(|_| panic!("it has the term"));
+        let former = Former { id: self.shared.owner().id, has_hung_up: false };
+        assert!(self.role.succeed(&replica, stamp, &record, former).is_ok());
     }
 
     /// The records that wait for the order, by name.
@@ -113,6 +122,7 @@ fn a_join_record_is_not_held_up_by_the_floor_of_its_reader() {
     let (g, other) = (hand.group("g"), hand.group("other"));
     let mut publisher = Publisher::new(hand.shared.clone()).unwrap();
     hand.join(g);
+    hand.count();
     let floor = hand.shared.sequencer.members().read(hand.shared.owner().id).floor;
     // The role stands between floor and record for as long as others take to fill the ring.
     while publisher.publish(&[other], b"x", Envelope::default()).is_ok() {}
@@ -189,8 +199,7 @@ fn an_id_is_free_once_its_departure_is_passed_and_its_owner_gone() {
     hand.role.retire(ghost, None, Departure::Died, false);
     assert!(hand.role.tick().is_ok());
     // The reader is where it joined, and the process (this one, say) lives.
-    let alive = || Some(process::pidfd_open(process::pid()).unwrap());
-    hand.role.retired[0].pidfd = alive();
+    hand.role.retired[0].pidfd = Some(process::pidfd_open(process::pid()).unwrap());
     let free = |hand: &mut Hand| {
         hand.role.reuse();
         hand.role.word(ghost).attach() == AttachState::Free

@@ -33,13 +33,11 @@ impl Shared {
         self.next_subscription.fetch_add(1, Ordering::Relaxed) as u32
     }
 
-    /// A new counting subscription, holding the cursor where it is until its own position is known. Gives its number
-    /// and the count of evictions that it belongs to.
+    /// A new counting subscription, holding the cursor where it is until its own position is known.
     ///
     /// # Errors
     /// [`BusError::InvalidOption`] if those that count already asked for another policy.
-    pub fn reserve_position(&self, policy: WirePolicy) -> Result<(u32, u8)> {
-        let number = self.number_subscription();
+    pub fn reserve_position(&self, number: u32, policy: WirePolicy) -> Result<()> {
         let evictions = self.own_word().map_or(0, MemberWord::evictions);
         let mut positions = lock(&self.positions);
         if positions.evictions != evictions {
@@ -57,7 +55,18 @@ impl Shared {
         // Below its start whatever happens: the floor that the role stores holds it up.
         let cursor = self.own.region.load(payload::CURSOR, Memory::Relaxed);
         positions.by_subscription.insert(number, Reading { position: cursor, policy });
-        Ok((number, evictions))
+        Ok(())
+    }
+
+    /// A new counting subscription has joined, when the attachment had been evicted so often: it is none of those that
+    /// ended when that happened while it was asking.
+    pub fn take_position(&self, number: u32, evictions: u8, policy: WirePolicy, position: u64) {
+        let mut positions = lock(&self.positions);
+        if positions.evictions != evictions {
+            *positions = Positions { evictions, ..Positions::default() };
+        }
+        positions.by_subscription.insert(number, Reading { position, policy });
+        self.store_cursor(&positions);
     }
 
     /// Takes a subscription out; `true` if it was the last.
@@ -83,23 +92,23 @@ impl Shared {
 
 /// Which addresses this attachment's subscriptions want, and how many of them each.
 impl Shared {
-    pub fn count_memberships(&self, addresses: &[Address]) {
+    pub fn count_memberships(&self, addresses: &[Address], lossy: bool) {
         let mut memberships = lock(&self.memberships);
         for address in addresses {
-            *memberships.entry(address.0).or_default() += 1;
+            *memberships.entry((address.0, lossy)).or_default() += 1;
         }
     }
 
-    /// Gives the addresses that nobody wants any more.
-    pub fn uncount_memberships(&self, addresses: &[Address]) -> Vec<Address> {
+    /// Gives the addresses that no subscription of that kind wants any more.
+    pub fn uncount_memberships(&self, addresses: &[Address], lossy: bool) -> Vec<u64> {
         let mut memberships = lock(&self.memberships);
         let mut gone = Vec::new();
         for address in addresses {
-            if let Some(count) = memberships.get_mut(&address.0) {
+            if let Some(count) = memberships.get_mut(&(address.0, lossy)) {
                 *count -= 1;
                 if *count == 0 {
-                    memberships.remove(&address.0);
-                    gone.push(*address);
+                    memberships.remove(&(address.0, lossy));
+                    gone.push(address.0);
                 }
             }
         }

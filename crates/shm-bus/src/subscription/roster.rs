@@ -74,10 +74,19 @@ impl Senders for Roster {
     }
 }
 
-/// The oldest loan of each sender among what is leased now.
+/// The oldest loan of each sender among what is leased now. Its memory is kept: the sender may have departed in the
+/// same poll, and is not on the roster any more.
 #[derive(Default)]
 pub(super) struct Lease {
-    oldest: Vec<(u16, LaneKind, u64, u64)>,
+    oldest: Vec<Leased>,
+}
+
+struct Leased {
+    memory: Arc<PeerMemory>,
+    lane: LaneKind,
+    serial: u64,
+    /// The first stamp of that sender.
+    stamp: u64,
 }
 
 impl Lease {
@@ -86,21 +95,21 @@ impl Lease {
     }
 
     #[inline]
-    pub fn add(&mut self, frame: &Frame) {
-        let id = frame.sender.0;
-        match self.oldest.iter_mut().find(|o| o.0 == id && o.1 == frame.lane) {
+    pub fn add(&mut self, frame: &Frame, memory: &Arc<PeerMemory>) {
+        let (lane, serial) = (frame.lane, frame.header.serial);
+        match self.oldest.iter_mut().find(|o| o.lane == lane && Arc::ptr_eq(&o.memory, memory)) {
             // Loans may be published out of loan order.
-            Some(oldest) => oldest.2 = oldest.2.min(frame.header.serial),
-            None => self.oldest.push((id, frame.lane, frame.header.serial, frame.place.stamp.0)),
+            Some(oldest) => oldest.serial = oldest.serial.min(serial),
+            None => {
+                let (memory, stamp) = (memory.clone(), frame.place.stamp.0);
+                self.oldest.push(Leased { memory, lane, serial, stamp });
+            }
         }
     }
 
     /// Ends it. The stamp of a message that was overwritten meanwhile, if there is one.
-    pub fn end(&mut self, roster: &Roster) -> Option<u64> {
-        let overwritten = |(id, lane, serial, stamp): (u16, LaneKind, u64, u64)| {
-            let memory = roster.by_id.get(usize::from(id))?.as_ref()?.memory.as_ref()?;
-            (!intact(memory.view(), lane, serial)).then_some(stamp)
-        };
-        self.oldest.drain(..).filter_map(overwritten).min()
+    pub fn end(&mut self) -> Option<u64> {
+        let is_overwritten = |leased: &Leased| !intact(leased.memory.view(), leased.lane, leased.serial);
+        self.oldest.drain(..).filter(is_overwritten).map(|leased| leased.stamp).min()
     }
 }

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -186,5 +187,23 @@ impl Dice {
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % sides
+    }
+}
+
+/// A thread, to be seen falling asleep.
+#[derive(Default)]
+pub struct Task(Mutex<Option<std::path::PathBuf>>);
+
+impl Task {
+    /// By the thread itself.
+    pub fn begin(&self) {
+        *self.0.lock().unwrap() = Some(std::fs::read_link("/proc/thread-self").unwrap());
+    }
+
+    /// Whether it sleeps in the kernel.
+    pub fn sleeps(&self) -> bool {
+        let Some(task) = self.0.lock().unwrap().clone() else { return false };
+        let stat = std::fs::read_to_string(std::path::Path::new("/proc").join(task).join("stat"));
+        stat.is_ok_and(|s| s.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" S")))
     }
 }
