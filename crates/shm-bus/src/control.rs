@@ -179,7 +179,7 @@ impl Control {
         self.shared.mourn(MemberId { id: master.0, generation }, process);
         // If nobody has followed yet, the first to swap the term does.
         if term == self.shared.known_term() {
-            self.take_over(term);
+            self.take_over(term, true);
         }
     }
 
@@ -198,15 +198,16 @@ impl Control {
         self.unanswered = None;
     }
 
-    /// Takes the role from the master of the term `seen`.
-    fn take_over(&mut self, seen: u64) {
+    /// Takes the role from the master of the term `seen`. One that is only silent knows everything itself: who does not
+    /// leaves the role to it until that is hopeless.
+    fn take_over(&mut self, seen: u64, is_gone: bool) {
         if self.shared.own_word().is_none() {
             // It was this attachment that the master let go.
             self.shared.close();
             return;
         }
         let has_hung_up = self.is_lost && seen == self.shared.known_term();
-        let incomplete = self.is_only_candidate() || self.silence.is_hopeless(Instant::now());
+        let incomplete = is_gone && self.is_only_candidate() || self.silence.is_hopeless(Instant::now());
         let taken = Succession::take(&self.shared, &self.poller, seen, has_hung_up, incomplete);
         if let Ok(Some(succession)) = taken {
             self.office = Office::Successor(Box::new(succession));
@@ -310,7 +311,7 @@ impl Control {
         // Whoever was to answer may be gone too. It leaves no channel behind that could say so: it had yet to take it.
         let expected = lost || self.unanswered.is_some();
         if expected && term != known && said != Heard::Answer && self.watch.is_successor_gone(&self.shared) {
-            self.take_over(term);
+            self.take_over(term, true);
             return;
         }
         match said {
@@ -323,7 +324,7 @@ impl Control {
                 self.watch.answered(now);
                 return;
             }
-            Heard::TooLong => self.take_over(term),
+            Heard::TooLong => self.take_over(term, lost && term == known),
         }
         if !self.pinged && !lost && (said == Heard::Silence || self.shared.is_suspected()) {
             self.pinged = self.shared.tell(&Request::Ping);
